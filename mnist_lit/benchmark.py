@@ -1,0 +1,154 @@
+"""How fast `mnist-lit fit` trains, beside a plain PyTorch loop on the same tensors."""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mnist_lit import UserError
+from mnist_lit.classifier import DigitClassifier
+from mnist_lit.data import MNISTDataModule
+from mnist_lit.report import describe_environment
+from mnist_lit.runner import LOGS, run
+
+DESCRIPTION = """Images a second of `mnist-lit fit` as a user runs it (progress bar, TensorBoard, checkpoints) and of a
+hand-written PyTorch loop over the same tensors, with the same network, batch size, optimiser and schedule.
+
+Both train in turn, round after round, in one process; validation is left out of both times. The peak memory is that of
+a `mnist-lit fit` of one epoch in a process of its own. Prints a table and writes lightning_logs/benchmark/speed.json."""
+
+
+class EpochTimer(Callback):
+    """Seconds of each epoch's training, from its start to the end of its last batch."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.start = _now()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop it after the last batch, before validation."""
+        if batch_idx + 1 == trainer.num_training_batches:
+            self.seconds.append(_now() - self.start)
+
+
+def main(args: list[str]) -> None:
+    """Run `mnist-lit benchmark` with its arguments.
+
+    Raises:
+        SystemExit: The arguments are at fault, or ask for help.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mnist-lit benchmark",
+        usage="%(prog)s [--rounds N] [--batches N] [any option of mnist-lit fit]",
+        description=DESCRIPTION,
+        epilog="Example: mnist-lit benchmark --config configs/ds_cnn_v2.yaml --data.batch_size 512",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds, of which the medians count (7)")
+    parser.add_argument("--batches", type=int, default=100, metavar="N", help="batches of a round (100)")
+    options, flags = parser.parse_known_args(args)
+    if options.rounds < 2 or options.batches < 2:
+        raise UserError("--rounds and --batches must be 2 or more.")
+    ours: list[float] = []
+    plain: list[float] = []
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            fit = run(_fit(folder, 2, options.batches, flags))
+        ours.append(_rate(fit.datamodule, options.batches, _timer(fit.trainer).seconds[-1]))  # the first warms up
+        plain.append(_rate(fit.datamodule, options.batches, _plain_epochs(fit.model, fit.datamodule, options.batches)))
+    result = {
+        "environment": describe_environment(),
+        "model": type(fit.model.backbone).__name__,
+        "image_size": fit.model.preprocess.image_size,
+        "batch_size": fit.datamodule.batch_size,
+        "batches": options.batches,
+        "fit_images_per_s": ours,
+        "plain_images_per_s": plain,
+        "ratios": [a / b for a, b in zip(ours, plain, strict=True)],
+        "peak_memory_gb": _peak_memory(flags),
+    }
+    path = Path(LOGS) / "benchmark" / "speed.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(_table(result), f"\n{path}", sep="")
+
+
+def _fit(folder: str, epochs: int, batches: int | float, flags: list[str]) -> list[str]:
+    limits = [f"--trainer.max_epochs={epochs}", f"--trainer.limit_train_batches={batches}"]
+    timer = f"--trainer.callbacks+={EpochTimer.__module__}.{EpochTimer.__name__}"
+    return ["fit", *flags, *limits, f"--trainer.default_root_dir={folder}", timer]
+
+
+def _timer(trainer: Trainer) -> EpochTimer:
+    return next(callback for callback in trainer.callbacks if isinstance(callback, EpochTimer))  # type: ignore[attr-defined]
+
+
+def _rate(data: MNISTDataModule, batches: int, seconds: float) -> float:
+    return min(batches * data.batch_size, len(data.splits["train"])) / seconds
+
+
+def _plain_epochs(model: DigitClassifier, data: MNISTDataModule, batches: int) -> float:
+    """Seconds of the second of two epochs of a loop that does the arithmetic of a fit and nothing else."""
+    images, labels = data.splits["train"].images, data.splits["train"].labels
+    model.to(images.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=model.lr, weight_decay=model.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, model.lr, total_steps=2 * batches + 1)
+    for _ in range(2):
+        start = _now()
+        for chosen in torch.randperm(len(labels), device=labels.device).split(data.batch_size)[:batches]:
+            batch = images[chosen]
+            loss = F.cross_entropy(model(model.augment(batch) if model.augment else batch), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        seconds = _now() - start
+    return seconds
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _peak_memory(flags: list[str]) -> float:
+    """GB of memory that a fit of one whole epoch holds at its peak, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mnist_lit", *_fit(folder, 1, 1.0, flags)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+
+
+def _table(result: dict[str, Any]) -> str:
+    def spread(values: list[float], form: str) -> str:
+        return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+    return f"""
+{result["model"]}, {result["image_size"]} px, batches of {result["batch_size"]}: median of {len(result["ratios"])} rounds
+
+| training                | images/s (lowest to highest) |
+|-------------------------|------------------------------|
+| `mnist-lit fit`         | {spread(result["fit_images_per_s"], ",.0f")} |
+| plain PyTorch loop      | {spread(result["plain_images_per_s"], ",.0f")} |
+| ratio                   | {spread(result["ratios"], ".2f")} |
+| peak memory of a fit    | {result["peak_memory_gb"]:.2f} GB |
+
+{result["environment"]}
+"""

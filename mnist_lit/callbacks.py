@@ -1,0 +1,127 @@
+"""What a run records beside its curves."""
+
+import copy
+import csv
+import json
+import os
+import shutil
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.tensorboard.summary import hparams as hparams_summary
+
+from mnist_lit.classifier import EXAMPLE, DigitClassifier
+from mnist_lit.data import MNISTDataModule
+
+CHARTS = {
+    "accuracy": {"train, val and test": ["Multiline", ["train/accuracy", "val/accuracy", "test/accuracy"]]},
+    "loss": {"train, val and test": ["Multiline", ["train/loss", "val/loss", "test/loss"]]},
+}
+"""TensorBoard's custom scalars: the curves of a run on one chart, beside a chart each."""
+
+
+class RunRecord(Callback):
+    """Writes into the run's folder what its curves alone don't tell.
+
+    For TensorBoard: charts that hold the training, validation and test curves together, a row of hyper-parameters with
+    the final validation and test accuracy, the graph of the network and, at the test, the confusion matrix. And
+    `data.json`: what was read, for each stage.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the charts, the hyper-parameters and the graph."""
+        self._record_data(trainer, "fit")
+        logger = _tensorboard(trainer)
+        if logger is None or not isinstance(pl_module, DigitClassifier):
+            return
+        logger.experiment.add_custom_scalars(CHARTS)
+        # TensorBoard fills these columns with the last point of the curves of the same names
+        columns = {"val/accuracy": 0.0, "test/accuracy": 0.0}
+        row = hparams_summary(_hyper_parameters(trainer, pl_module), columns)  # type: ignore[no-untyped-call]
+        for summary in row:
+            logger.experiment.file_writer.add_summary(summary)
+        network = OrderedDict(preprocess=pl_module.preprocess, backbone=pl_module.backbone)
+        # a copy, so that tracing leaves the BatchNorm statistics and the mode as they are
+        with warnings.catch_warnings(action="ignore"):  # torch's, of the tracer that TensorBoard uses
+            logger.experiment.add_graph(copy.deepcopy(nn.Sequential(network)).eval(), EXAMPLE.to(pl_module.device))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the confusion matrix."""
+        self._record_data(trainer, "test")
+        logger = _tensorboard(trainer)
+        if logger is None or not isinstance(pl_module, DigitClassifier):
+            return
+        figure, _ = pl_module.metrics.confusion.plot(cmap="Blues")
+        figure.gca().set(xlabel="read as", ylabel="digit", title="Test images")
+        logger.experiment.add_figure("test/confusion_matrix", figure, pl_module.last_step)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no folder of a run that failed before it began: Lightning opens the log before it reads the data."""
+        if (logger := _tensorboard(trainer)) and trainer.global_step == 0:
+            folder = Path(logger.log_dir)
+            if all(file.name.startswith("events.") for file in folder.iterdir()):
+                shutil.rmtree(folder)
+
+    def _record_data(self, trainer: Trainer, stage: str) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if _tensorboard(trainer) is None or not isinstance(data, MNISTDataModule) or trainer.log_dir is None:
+            return
+        path = Path(trainer.log_dir) / "data.json"
+        record = json.loads(path.read_text()) if path.exists() else {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record | {stage: data.record()}, indent=2) + "\n")
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes `predictions.csv`: each image's index, the digit read in it, and the probability given to that digit."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(write_interval="epoch")
+        self.path = folder / "predictions.csv"
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        """Write the probabilities' (N, 10) largest."""
+        confidences, digits = torch.cat(list(predictions)).max(dim=1)
+        with self.path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "digit", "confidence"])
+            for index, (digit, confidence) in enumerate(zip(digits.tolist(), confidences.tolist(), strict=True)):
+                writer.writerow([index, digit, f"{confidence:.4f}"])
+        print(f"{len(digits):,} predictions: {self.path}")
+
+
+def _tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
+    """The run's TensorBoard logger, on the one process that may write."""
+    return trainer.logger if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) else None
+
+
+def _hyper_parameters(trainer: Trainer, model: DigitClassifier) -> dict[str, Any]:
+    data = getattr(trainer, "datamodule", None)
+    parameters: dict[str, Any] = {
+        "model": type(model.backbone).__name__,
+        "parameters": sum(weights.numel() for weights in model.parameters() if weights.requires_grad),
+        "epochs": trainer.max_epochs,
+        "batch_size": getattr(data, "batch_size", None),
+        "source": getattr(data, "source", None),
+        "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
+    }
+    for name, value in model.hparams.items():
+        if isinstance(value, dict) and "class_path" in value:
+            parameters[name] = value["class_path"].rpartition(".")[2]
+            parameters |= {f"{name}.{key}": argument for key, argument in value.get("init_args", {}).items()}
+        elif not name.startswith("_"):
+            parameters[name] = value
+    return {
+        name: value if isinstance(value, bool | int | float | str | torch.Tensor) else str(value)
+        for name, value in parameters.items()
+    }

@@ -1,0 +1,201 @@
+"""The LightningModule: everything between a batch of raw pixels and a digit."""
+
+import math
+import warnings
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from mnist_lit import UserError
+from mnist_lit.data import Batch
+from mnist_lit.preprocess import Preprocess
+
+EXAMPLE = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+"""A batch of one blank image."""
+
+
+class DigitClassifier(LightningModule):
+    """Reads digits: augmentation (in training), preprocessing and a backbone; cross-entropy, AdamW, OneCycle.
+
+    Args:
+        backbone: The network, float images (N, 1, image_size, image_size) to logits (N, 10): any nn.Module.
+        augment: Random distortion of a training batch, pixels 0..255 (N, 1, 28, 28) to the same: any nn.Module.
+        image_size: Height and width in pixels that digits are resized to before the backbone, 8 or more.
+        deskew: Shear each digit upright by its moments.
+        center: Move each digit's centre of mass to the middle of the image.
+        lr: Learning rate at the peak of the schedule.
+        weight_decay: AdamW's decoupled weight decay, as a multiple of the learning rate.
+        warmup: Share of the training steps in which the learning rate rises to its peak, 0 to 1.
+
+    Raises:
+        UserError: A number is out of its bounds.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        augment: nn.Module | None = None,
+        image_size: int = 28,
+        deskew: bool = False,
+        center: bool = False,
+        lr: float = 0.02,
+        weight_decay: float = 0.01,
+        warmup: float = 0.3,
+    ) -> None:
+        super().__init__()
+        for name, value, good, bounds in (
+            ("image_size", image_size, image_size >= 8, "8 or more"),
+            ("lr", lr, 0 < lr < math.inf, "more than 0"),
+            ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more"),
+            ("warmup", warmup, 0 <= warmup <= 1, "from 0 to 1"),
+        ):
+            if not good:
+                raise UserError(f"--model.{name} must be {bounds}, not {value}.")
+        with warnings.catch_warnings(action="ignore"):  # of modules among the hyper-parameters: dropped right below
+            self.save_hyperparameters(logger=False)
+        for name in ("backbone", "augment"):
+            if isinstance(self.hparams[name], nn.Module):  # built in Python, not from a configuration
+                del self.hparams[name]
+        self.backbone = backbone.to(memory_format=torch.channels_last)  # as the images are, in `forward`
+        self.augment = augment
+        self.preprocess = Preprocess(image_size, deskew, center)
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.example_input_array = EXAMPLE
+        self.metrics = Metrics()
+        self.last_step = 0
+        """The training step, counted from 0, that the weights of a loaded checkpoint come from."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 10) of raw pixels 0..255 (N, 1, 28, 28), uint8 or float."""
+        logits: Tensor = self.backbone(self.preprocess(images).contiguous(memory_format=torch.channels_last))
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean cross-entropy of a batch, augmented."""
+        images, labels = batch
+        return _measure(self.metrics.fit, self(self.augment(images) if self.augment else images), labels)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Measure a batch of the validation split, or (second loader) of the watched test set."""
+        images, labels = batch
+        _measure(self.metrics.validate if dataloader_idx == 0 else self.metrics.watch, self(images), labels)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch of the test set, digit by digit too."""
+        images, labels = batch
+        logits = self(images)
+        _measure(self.metrics.test, logits, labels)
+        self.metrics.confusion.update(logits, labels)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Probabilities (N, 10) of a batch."""
+        probabilities: Tensor = self(batch[0]).softmax(dim=1)
+        return probabilities
+
+    def on_train_epoch_end(self) -> None:
+        """Log what was measured in the epoch's steps, while the weights moved."""
+        self._log(self.metrics.fit)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation figures; the watched test set's go to the logger alone, where nothing can monitor them."""
+        self._log(self.metrics.validate)
+        if self.trainer.num_val_batches[1:]:
+            watched = self.metrics.watch.compute()
+            self.metrics.watch.reset()
+            if self.logger and not self.trainer.sanity_checking:
+                self.logger.log_metrics(watched, step=self.global_step - 1)  # Lightning's for the other curves
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test figures, at the training step of the weights."""
+        self._log(self.metrics.test, logger=False)  # Lightning would log them at step 0
+        if self.logger:
+            counts = self.metrics.confusion.compute()  # (10, 10): true digit, read digit
+            recalls = (counts.diag() / counts.sum(dim=1)).tolist()
+            digits = {f"test/accuracy_digit_{digit}": recall for digit, recall in enumerate(recalls)}
+            self.logger.log_metrics(self.metrics.test.compute() | digits, step=self.last_step)
+
+    def _log(self, metrics: MetricCollection, logger: bool = True) -> None:
+        # updated in the steps and logged once at the epoch's end: logging in a step costs four times as much
+        for tag, metric in metrics.items():
+            self.log(str(tag), metric, prog_bar=str(tag).endswith("accuracy"), logger=logger)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, and OneCycle over all training steps (Smith & Topin, Super-Convergence, 2018)."""
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise UserError("The learning-rate schedule needs an end: give --trainer.max_epochs or max_steps.")
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=self.lr, total_steps=int(steps), pct_start=self.warmup
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Refuse to go on past the end of a resumed run's schedule.
+
+        Raises:
+            UserError: More steps were asked for than the schedule in the checkpoint has.
+        """
+        schedule = self.lr_schedulers()
+        planned = getattr(schedule, "total_steps", math.inf)
+        if self.trainer.estimated_stepping_batches > planned:
+            raise UserError(
+                f"The resumed run's learning-rate schedule ends after {planned} steps: leave --trainer.max_epochs and "
+                "the batch size as they were, or start anew without --ckpt_path."
+            )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the checkpoint's training step, and refuse the weights of another network.
+
+        Raises:
+            UserError: The checkpoint's weights don't fit this network.
+        """
+        self.last_step = max(checkpoint["global_step"] - 1, 0)
+        theirs = {name: tuple(weights.shape) for name, weights in checkpoint["state_dict"].items()}
+        ours = {name: tuple(weights.shape) for name, weights in self.state_dict().items()}
+        for name in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(name) != ours.get(name):
+                raise UserError(
+                    f"The checkpoint holds another network: {name} is {theirs.get(name, 'missing')} there and "
+                    f"{ours.get(name, 'missing')} in {type(self.backbone).__name__}."
+                )
+
+
+class Metrics(nn.Module):
+    """What is measured on the classifier's device while Trainer fits, validates and tests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fit = _loss_and_accuracy("train")
+        self.validate = _loss_and_accuracy("val")
+        self.test = _loss_and_accuracy("test")
+        self.watch = _loss_and_accuracy("test")  # the test set after an epoch of training (`--data.watch_test`)
+        self.confusion = MulticlassConfusionMatrix(10, validate_args=False)
+
+
+def _loss_and_accuracy(split: Literal["train", "val", "test"]) -> MetricCollection:
+    """Logged as `split/loss` and `split/accuracy`."""
+    return MetricCollection(
+        {
+            "loss": MeanMetric(nan_strategy="disable"),  # any other looks for NaN, and so waits for the GPU, each step
+            # micro: correct images over all images; torchmetrics' default averages over the digits
+            "accuracy": MulticlassAccuracy(10, average="micro", validate_args=False),
+        },
+        prefix=f"{split}/",
+        compute_groups=False,  # no state to share
+    )
+
+
+def _measure(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross-entropy of a batch, which is added to the metrics with its accuracy."""
+    loss = F.cross_entropy(logits, labels)
+    metrics.update(value=loss.detach(), weight=len(labels), preds=logits.detach(), target=labels)
+    return loss

@@ -1,0 +1,57 @@
+"""The command line: which commands there are, and how a user's mistake is told."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from mnist_lit import UserError, __version__
+
+COMMANDS = {
+    "fit": ("mnist_lit.runner", "train a network"),
+    "validate": ("mnist_lit.runner", "measure a checkpoint on the validation split"),
+    "test": ("mnist_lit.runner", "measure a checkpoint on the 10,000 test images"),
+    "predict": ("mnist_lit.runner", "write down the digits that a checkpoint reads in the test images"),
+    "compare": ("mnist_lit.compare", "train and test several recipes; a table and the curves"),
+    "benchmark": ("mnist_lit.benchmark", "training speed beside a plain PyTorch loop"),
+}
+"""Each command's module, which has a `main(args)`, and what it does."""
+
+HELP = f"""usage: mnist-lit COMMAND [OPTION ...]
+
+Train and test three CNNs of 4,070 to 6,526 parameters that read MNIST digits.
+
+commands:
+{chr(10).join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())}
+
+options:
+  -h, --help   this text; mnist-lit COMMAND --help: every option of a command
+  --version    the version
+
+examples:
+  mnist-lit compare --data.source sample              the three networks, on data that needs no download
+  mnist-lit fit --config configs/ds_cnn_v2.yaml       one network, on the full MNIST
+  mnist-lit test --ckpt_path last                     the newest run's accuracy on the test images
+  tensorboard --logdir lightning_logs                 the curves
+"""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command line, `sys.argv` by default.
+
+    Raises:
+        SystemExit: The command line is at fault, or asked for help.
+    """
+    command, *options = (sys.argv[1:] if args is None else args) or ["--help"]
+    if command in ("-h", "--help"):
+        print(HELP, end="")
+    elif command == "--version":
+        print(f"mnist-lit {__version__}")
+    elif command not in COMMANDS:
+        sys.exit(f"mnist-lit: error: there is no command {command!r}; choose from {', '.join(COMMANDS)}.")
+    else:
+        # imported for a command only: torch and Lightning take seconds
+        run: Callable[[list[str]], object] = import_module(COMMANDS[command][0]).main
+        try:
+            run([command, *options] if COMMANDS[command][0].endswith("runner") else options)
+        except UserError as error:
+            sys.exit(f"mnist-lit: error: {error}")

@@ -1,0 +1,145 @@
+"""Train and test several recipes in one process, and compare them."""
+
+import argparse
+import contextlib
+import io
+import json
+import shutil
+import time
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mnist_lit import UserError
+from mnist_lit.report import multiply_adds, write_report
+from mnist_lit.runner import LOGS, run
+
+FIRST_SEED = 42
+
+DESCRIPTION = """Train and test each recipe in turn, and compare them.
+
+Writes results.md, results.json and accuracy.png into lightning_logs/compare/version_N, beside the runs. The test set
+is read once a run, with the weights of the last epoch."""
+
+
+def main(args: list[str]) -> None:
+    """Run `mnist-lit compare` with its arguments.
+
+    Raises:
+        UserError: A recipe cannot be run, or there is nothing to resume.
+        SystemExit: The arguments are at fault, or ask for help.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mnist-lit compare",
+        usage="%(prog)s [CONFIG ...] [--seeds N] [--resume] [any option of mnist-lit fit]",
+        description=DESCRIPTION,
+        epilog="CONFIG: recipes as YAML files, given first; the three networks of the specification by default. "
+        "Example: mnist-lit compare --data.source sample --trainer.max_epochs 5",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help=f"runs a recipe: seeds {FIRST_SEED} and up")
+    parser.add_argument("--resume", action="store_true", help="go on with the newest comparison where it stopped")
+    options, rest = parser.parse_known_args(args)
+    if options.seeds < 1:
+        raise UserError(f"--seeds must be 1 or more, not {options.seeds}.")
+    configs = list(takewhile(lambda arg: not arg.startswith("-"), rest))
+    flags = rest[len(configs) :]
+    recipes = _resolve(configs or [str(_configs() / f"ds_cnn_v{number}.yaml") for number in (1, 2, 3)], flags)
+    plan = {"recipes": {name: recipe for name, (_, recipe) in recipes.items()}, "seeds": options.seeds}
+    first = next(iter(plan["recipes"].values()))
+    folder = _folder(Path(first["trainer"]["default_root_dir"] or ".") / LOGS / "compare", plan, options.resume)
+    results: list[dict[str, Any]] = []
+    for name, (config, _) in recipes.items():
+        for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
+            print(f"\n{name}, seed {seed} (run {len(results) + 1} of {len(recipes) * options.seeds})")
+            results.append(_train_and_test(folder, name, seed, ["--config", config, *flags]))
+    write_report(folder, results)
+
+
+def _configs() -> Path:
+    """The folder of recipes: in the package if it is installed, else in the checkout."""
+    package = Path(__file__).parent
+    return next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
+
+
+def _resolve(configs: list[str], flags: list[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Each recipe by its file's name: the file, and every option of its fit. So a mistake is found before any run."""
+    recipes: dict[str, tuple[str, dict[str, Any]]] = {}
+    for config in configs:
+        text = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(text):
+                run(["fit", "--config", config, *flags, "--print_config"])
+        except SystemExit as end:
+            if end.code:
+                raise
+        if Path(config).stem in recipes:
+            raise UserError(f"Two recipes are named {Path(config).stem}: rename one.")
+        recipe = yaml.safe_load(text.getvalue())
+        if recipe["ckpt_path"] is not None:
+            raise UserError("mnist-lit compare trains from scratch: leave out --ckpt_path.")
+        recipes[Path(config).stem] = (config, recipe)
+    return recipes
+
+
+def _folder(parent: Path, plan: dict[str, Any], resume: bool) -> Path:
+    """A new folder that holds the plan; or to resume, the newest, whose plan must be the same."""
+    numbers = sorted(int(path.parent.name.removeprefix("version_")) for path in parent.glob("version_*/plan.json"))
+    if not resume:
+        folder = parent / f"version_{numbers[-1] + 1 if numbers else 0}"
+        folder.mkdir(parents=True)
+        (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
+        return folder
+    if not numbers:
+        raise UserError(f"There is nothing to resume in {parent}: leave out --resume.")
+    folder = parent / f"version_{numbers[-1]}"
+    if json.loads((folder / "plan.json").read_text()) != json.loads(json.dumps(plan)):
+        raise UserError(f"{folder} was begun with other recipes or options: give the same ones, or leave out --resume.")
+    return folder
+
+
+def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> dict[str, Any]:
+    """The result of one run, which is trained and tested unless its folder holds the result already."""
+    run_folder = folder / name / f"seed_{seed}"
+    record = run_folder / "result.json"
+    if record.exists():
+        print("done before")
+        return dict(json.loads(record.read_text()))
+    if run_folder.exists():
+        shutil.rmtree(run_folder)  # of a run that was interrupted: begun anew, it repeats it exactly
+    logger = {"save_dir": folder, "name": name, "version": run_folder.name, "default_hp_metric": "false"}
+    start = time.perf_counter()
+    fit = run(
+        [
+            "fit",
+            *recipe,
+            f"--seed_everything={seed}",
+            "--trainer.logger=lightning.pytorch.loggers.TensorBoardLogger",
+            *(f"--trainer.logger.{key}={value}" for key, value in logger.items()),
+        ]
+    )
+    seconds = time.perf_counter() - start
+    checkpoint = run_folder / "checkpoints" / "last.ckpt"
+    if not checkpoint.exists():
+        raise UserError(f"{name} kept no checkpoint to test: compare needs --trainer.enable_checkpointing.")
+    test = run(["test", *recipe, f"--ckpt_path={checkpoint}"])
+    result = {
+        "recipe": name,
+        "model": type(fit.model.backbone).__name__,
+        "seed": seed,
+        "parameters": sum(weights.numel() for weights in fit.model.parameters() if weights.requires_grad),
+        "multiply_adds": multiply_adds(fit.model),
+        "epochs": fit.trainer.current_epoch,
+        "train_images": len(fit.datamodule.splits["train"]),
+        "val_accuracy": fit.trainer.callback_metrics["val/accuracy"].item(),
+        "test_accuracy": test.trainer.callback_metrics["test/accuracy"].item(),
+        "test_images": len(test.datamodule.splits["test"]),
+        "seconds": round(seconds, 1),
+    }
+    partial = record.with_suffix(".partial")  # complete under its own name, or not there
+    partial.write_text(json.dumps(result, indent=2) + "\n")
+    partial.replace(record)
+    return result

@@ -1,0 +1,112 @@
+"""The report of a comparison: a table, the same as data, and a plot of the curves."""
+
+import json
+import math
+import os
+import platform
+import re
+import statistics
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.flop_counter import FlopCounterMode
+
+from mnist_lit.classifier import EXAMPLE, DigitClassifier
+
+COLOURS = {"train": "tab:blue", "val": "tab:orange", "test": "tab:green"}
+
+
+def multiply_adds(model: DigitClassifier) -> int:
+    """Multiplications with additions that the backbone's convolutions and linear layers take for one image."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        images = model.preprocess(EXAMPLE.to(model.device))
+        model.backbone.eval()(images)
+    return counter.get_total_flops() // 2
+
+
+def write_report(folder: Path, results: list[dict[str, Any]]) -> None:
+    """Print the table of the runs' results and write it, the results and the plot into the folder."""
+    environment = describe_environment()
+    table = _table(results) + f"\n{results[0]['test_images']:,} test images. {environment}\n"
+    content = {"environment": environment, "runs": results}
+    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "results.md").write_text(table)
+    _plot(folder, results)
+    print(f"\n{table}\n{folder}: results.md, results.json, accuracy.png")
+
+
+def describe_environment() -> str:
+    """What the figures of a run depend on: hardware, threads, versions, date."""
+    cpuinfo = Path("/proc/cpuinfo")  # of Linux; elsewhere the platform knows
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    processor = names[0] if names else platform.processor() or platform.machine()
+    if torch.cuda.is_available():
+        processor = f"{torch.cuda.get_device_name()}; {processor}"
+    return (
+        f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
+        f"lightning {lightning.__version__}, Python {platform.python_version()}; {date.today()}."
+    )
+
+
+def wilson(accuracy: float, images: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy measured on so many images (Wilson, 1927)."""
+    z = statistics.NormalDist().inv_cdf(0.975)
+    middle = (accuracy + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(accuracy * (1 - accuracy) / images + (z / (2 * images)) ** 2)
+    return middle - half, middle + half
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    seeds = len({result["seed"] for result in results})
+    columns = ["model", "parameters", "multiply-adds", "epochs", "test accuracy % (95 % interval)"]
+    columns += [f"mean ± sd of {seeds} seeds %"] if seeds > 1 else []
+    rows = [[*columns, "seconds"]]
+    for name in dict.fromkeys(result["recipe"] for result in results):
+        runs = [result for result in results if result["recipe"] == name]
+        accuracies = [100 * result["test_accuracy"] for result in runs]
+        mean = statistics.mean(accuracies)
+        low, high = wilson(mean / 100, runs[0]["test_images"])
+        model = runs[0]["model"]
+        row = [model if name == model.lower() else f"{model} ({name})"]
+        row += [f"{runs[0]['parameters']:,}", f"{runs[0]['multiply_adds']:,}", str(runs[0]["epochs"])]
+        row += [f"{mean:.2f} ({100 * low:.2f} to {100 * high:.2f})"]
+        row += [f"{mean:.2f} ± {statistics.stdev(accuracies):.2f}"] if seeds > 1 else []
+        rows.append([*row, f"{statistics.mean(result['seconds'] for result in runs):.0f}"])
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
+
+
+def _plot(folder: Path, results: list[dict[str, Any]]) -> None:
+    """Draw the curves of `accuracy.png` from the runs' TensorBoard logs: a panel a recipe, a line a run."""
+    names = list(dict.fromkeys(result["recipe"] for result in results))
+    figure = Figure(figsize=(4 * len(names) + 0.5, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    lowest = 100.0
+    for panel, name in zip(panels, names, strict=True):
+        runs = [result for result in results if result["recipe"] == name]
+        labels = {"train": "train", "val": "validation", "test": "test, to look at"}
+        for result in runs:
+            events = EventAccumulator(str(folder / name / f"seed_{result['seed']}"))
+            events.Reload()
+            for tag, colour in COLOURS.items():
+                curve = {event.step: 100 * event.value for event in events.Scalars(f"{tag}/accuracy")}
+                if len(curve) > 1 or tag != "test":  # a lone test figure is the final one, drawn below
+                    epochs, accuracies = list(range(1, len(curve) + 1)), list(curve.values())
+                    panel.plot(epochs, accuracies, color=colour, label=labels.pop(tag, None))
+                    lowest = min(lowest, *accuracies[len(accuracies) > 2 :])  # the first epoch may leave the picture
+        finals = [100 * result["test_accuracy"] for result in runs]
+        label = f"test, final: {statistics.mean(finals):.2f} %"
+        panel.plot([runs[0]["epochs"]] * len(finals), finals, "*", ms=11, color=COLOURS["test"], label=label)
+        panel.set(title=f"{runs[0]['model']}: {runs[0]['parameters']:,} parameters", xlabel="epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(alpha=0.3)
+        panel.legend(loc="lower right", fontsize="small")
+    panels[0].set(ylabel="accuracy %", ylim=(math.floor(lowest) - 0.5, 100.2))
+    figure.savefig(folder / "accuracy.png", dpi=120)

@@ -1,0 +1,235 @@
+"""fit, validate, test and predict: LightningCLI with this project's defaults."""
+
+import json
+import logging
+import os
+import re
+import shlex
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from mnist_lit import UserError, augment, backbones
+from mnist_lit.callbacks import PredictionWriter, RunRecord
+from mnist_lit.classifier import DigitClassifier
+from mnist_lit.data import MNISTDataModule
+
+LOGS = "lightning_logs"
+
+_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|\n|$)")
+
+HUSHED = (
+    "LightningCLI's args parameter",  # `main` takes its arguments from the command line and from `compare` alike
+    "The '.*' does not have many workers",  # whole batches are indexed in memory: workers would only slow that down
+    "The number of training batches",  # nothing is logged in a step but the learning rate
+    "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
+    "Be aware that when using `ckpt_path`, callbacks",  # a test keeps no checkpoints
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # within Lightning
+    "You called `self.log\\(.*no logger",  # the user asked for none, or the command needs none
+)
+"""Warnings that tell a user nothing to act on, as regular expressions of how they start."""
+
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(  # advertisements
+    lambda record: "Tip: For seamless" not in record.getMessage()
+)
+
+
+def main(args: list[str]) -> None:
+    """Run `args` (fit, validate, test or predict, and its options), and after a fit say what to do next.
+
+    Raises:
+        UserError: What was asked for cannot be done.
+        SystemExit: The arguments are at fault, or ask for help.
+    """
+    cli = run(args)
+    trainer = cli.trainer
+    if cli.subcommand == "fit" and trainer.is_global_zero and isinstance(trainer.checkpoint_callback, ModelCheckpoint):
+        checkpoint = trainer.checkpoint_callback.last_model_path
+        options = ["--ckpt_path", os.path.relpath(checkpoint)]
+        if cli.datamodule.source == "mnist" and str(cli.datamodule.data_dir) != "data":
+            options += ["--data.data_dir", str(cli.datamodule.data_dir)]
+        if checkpoint:
+            prefix = "uv run " if "UV" in os.environ else ""  # uv sets UV in what it runs
+            print(f"Next:\n  {prefix}mnist-lit test {shlex.join(options)}")
+            print(f"  {prefix}tensorboard --logdir {os.path.relpath(cli.logs())}")
+
+
+def run(args: list[str]) -> "DigitCLI":
+    """Run fit, validate, test or predict, and hand back what it ran with."""
+    with warnings.catch_warnings():
+        for start in HUSHED:
+            warnings.filterwarnings("ignore", start)
+        try:
+            return DigitCLI(
+                DigitClassifier,
+                MNISTDataModule,
+                args=args,
+                parser_class=Parser,
+                parser_kwargs={"prog": "mnist-lit"},
+                seed_everything_default=42,
+                trainer_defaults={"max_epochs": 15, "deterministic": "warn"},
+                save_config_kwargs={"overwrite": True},  # a second run may be given the first one's folder
+                auto_configure_optimizers=False,
+            )
+        except MisconfigurationException as error:  # Lightning's word for what the user asked of the Trainer
+            raise UserError(" ".join(str(error).split())) from error
+
+
+class Parser(LightningArgumentParser):
+    """Tells a mistake in one line, instead of after a page of every option."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message and exit with 2."""
+        self.exit(2, f"mnist-lit: error: {_one_line(message)}\n")
+
+
+class DigitCLI(LightningCLI):
+    """LightningCLI, where a checkpoint stands for the run it came from, and the user's word beats the checkpoint's."""
+
+    run_folder: Path | None = None
+    """Folder of the run that the given checkpoint came from, if it lies in one."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The network where none is named: a checkpoint brings its own, so that testing it needs no configuration."""
+        parser.set_defaults({"model.backbone": {"class_path": "mnist_lit.backbones.DS_CNN_V1"}})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, with what the checkpoint remembers of its run laid under what the user gives.
+
+        Raises:
+            UserError: The checkpoint is not to be had, or a run to be resumed would go on with another model.
+        """
+        super().parse_arguments(parser, args)
+        command = self.config.subcommand
+        path = self.config[command].ckpt_path
+        if path is None:
+            if command != "fit":
+                raise UserError(f"{command} needs --ckpt_path: a file, or `last` or `best` of the newest run.")
+            return
+        path = self._find_checkpoint(path, args)
+        checkpoint = _load(path)
+        self.trained_steps: int = checkpoint["global_step"]
+        if path.parent.name == "checkpoints":
+            self.run_folder = path.parent.parent
+        remembered = {
+            part: {name: value for name, value in checkpoint.get(key, {}).items() if not name.startswith("_")}
+            for part, key in {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}.items()
+        }
+        ours = [command, f"--config={json.dumps(remembered)}"]
+        super().parse_arguments(parser, ours)
+        begun = self.config[command].model
+        super().parse_arguments(parser, [*ours, *args[1:], f"--ckpt_path={path}"])
+        model = self.config[command].model
+        if command == "fit" and model != begun:
+            changed = next(name for name in vars(model) if model[name] != begun[name])
+            raise UserError(
+                f"A run goes on as it began, and {path} was trained with another --model.{changed}: leave that out, or "
+                "start anew without --ckpt_path."
+            )
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning's (2.6.6) lets a checkpoint's hyper-parameters silently beat the user's."""
+
+    def _find_checkpoint(self, path: str, args: list[str]) -> Path:
+        if path not in ("last", "best"):
+            if not Path(path).is_file():
+                raise UserError(f"--ckpt_path {path}: there is no such file.")
+            return Path(path)
+        logs = self.logs()
+        named = any(arg.startswith(("-c", "--config", "--model")) for arg in args)  # then of this model's runs
+        below = logs / self._model_name() if named else logs
+        found = [file for file in below.glob(f"**/checkpoints/{path}.ckpt") if logs / "reference" not in file.parents]
+        if not found:
+            raise UserError(f"--ckpt_path {path}: no run below {below} has kept one. Run mnist-lit fit first.")
+        newest = max(found, key=lambda file: file.stat().st_mtime)
+        print(f"--ckpt_path {path}: {newest}")
+        return newest
+
+    def logs(self) -> Path:
+        """Folder of all runs."""
+        return Path(self.config[self.config.subcommand].trainer.default_root_dir or ".") / LOGS
+
+    def _model_name(self) -> str:
+        class_path: str = self.config[self.config.subcommand].model.backbone.class_path
+        return class_path.rpartition(".")[2].lower()
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's folder: a new one to fit, the checkpoint's own to resume or test, none otherwise."""
+        options = self.config[self.subcommand]
+        if self.subcommand != "fit" or self.run_folder or options.trainer.logger is False:
+            self.save_config_callback = None  # there is one in the run's folder, or there is no folder
+        if options.trainer.logger not in (None, True):  # the user's own choice
+            return
+        if self.subcommand in ("validate", "predict") or (self.subcommand == "test" and not self.run_folder):
+            options.trainer.logger = False
+            return
+        if self.run_folder:  # purge_step: what a killed run logged after its checkpoint is drawn anew
+            number = re.fullmatch(r"version_(\d+)", self.run_folder.name)
+            version = int(number[1]) if number else self.run_folder.name
+            init_args = {"save_dir": str(self.run_folder.parent), "name": "", "version": version}
+            dict_kwargs = {"purge_step": self.trained_steps} if self.subcommand == "fit" else {}
+        else:
+            init_args, dict_kwargs = {"save_dir": str(self.logs()), "name": self._model_name()}, {}
+        options.trainer.logger = {
+            "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+            "init_args": init_args | {"default_hp_metric": False},
+            "dict_kwargs": dict_kwargs,
+        }
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the callbacks that every run has."""
+        trainer = self.config_init[self.subcommand].trainer
+        given = trainer.callbacks or []
+        callbacks: list[Callback] = [*(given if isinstance(given, list) else [given]), RunRecord()]
+        if trainer.enable_progress_bar is not False:
+            callbacks.append(RichProgressBar(refresh_rate=20))  # drawing it at every step costs 0.4 ms a step
+        if self.subcommand == "fit" and trainer.logger:
+            callbacks.append(LearningRateMonitor(logging_interval="step"))
+        keeps_own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+        if self.subcommand == "fit" and trainer.enable_checkpointing is not False and not keeps_own:
+            callbacks.append(
+                ModelCheckpoint(
+                    filename="best",
+                    monitor="val/accuracy",
+                    mode="max",
+                    save_last=True,
+                    enable_version_counter=False,  # in a folder that is used twice, these are the newer run's
+                )
+            )
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter(self.run_folder or Path()))
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """A checkpoint, read so that nothing but tensors and plain values is let in."""
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        checkpoint["state_dict"], checkpoint["global_step"]
+    except Exception as error:  # torch raises whatever the bytes lead it to
+        raise UserError(
+            f"{path} is not a checkpoint of mnist-lit: it is damaged, or holds more than weights and plain values."
+        ) from error
+    return checkpoint
+
+
+def _one_line(message: str) -> str:
+    """The message of jsonargparse, which may span lines and show Python's names of types, in a line for a person."""
+    key = re.match(r'Parser key "(.+?)":', message)
+    value = re.search(r"(?:Got value|Given value|import path string): (.*)", message)
+    if not (key and value):
+        return " ".join(message.split())
+    if "import path string" in message:
+        named = augment if key[1].endswith("augment") else backbones
+        names = [name for name, item in vars(named).items() if getattr(item, "__module__", "") == named.__name__]
+        known = ", ".join(name for name in names if isinstance(getattr(named, name), type) and name[0] != "_")
+        return f"--{key[1]}: there is no class {value[1]}; choose from {known}, or give one as package.module.Class."
+    expected = [re.sub(r"<class '(?:.*\.)?(\w+)'>|typing\.(\w+)", r"\1\2", kind) for kind in _EXPECTED.findall(message)]
+    expected = [kind for kind in expected if kind != "NoneType"]
+    return f"--{key[1]} takes {' or '.join(expected)}, not {value[1]}."
