@@ -24,8 +24,9 @@ from mnist_lit.runner import LOGS, run
 DESCRIPTION = """Images a second of `mnist-lit fit` as a user runs it (progress bar, TensorBoard, checkpoints) and of a
 hand-written PyTorch loop over the same tensors, with the same network, batch size, optimiser and schedule.
 
-Both train in turn, round after round, in one process; validation is left out of both times. The peak memory is that of
-a `mnist-lit fit` of one epoch in a process of its own. Prints a table and writes lightning_logs/benchmark/speed.json."""
+Both train in turn, round after round, in one process; validation is left out of both times. The peak memory is that
+of a `mnist-lit fit` of one epoch in a process of its own. Prints a table and writes it, as data, to
+lightning_logs/benchmark/speed.json."""
 
 
 class EpochTimer(Callback):
@@ -111,7 +112,7 @@ def _plain_epochs(model: DigitClassifier, data: MNISTDataModule, batches: int) -
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, model.lr, total_steps=2 * batches + 1)
     for _ in range(2):
         start = _now()
-        for chosen in torch.randperm(len(labels), device=labels.device).split(data.batch_size)[:batches]:
+        for chosen in torch.split(torch.randperm(len(labels), device=labels.device), data.batch_size)[:batches]:
             batch = images[chosen]
             loss = F.cross_entropy(model(model.augment(batch) if model.augment else batch), labels[chosen])
             optimizer.zero_grad()
@@ -140,8 +141,9 @@ def _table(result: dict[str, Any]) -> str:
     def spread(values: list[float], form: str) -> str:
         return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
+    rounds = len(result["ratios"])
     return f"""
-{result["model"]}, {result["image_size"]} px, batches of {result["batch_size"]}: median of {len(result["ratios"])} rounds
+{result["model"]}, {result["image_size"]} px, batches of {result["batch_size"]}: median of {rounds} rounds
 
 | training                | images/s (lowest to highest) |
 |-------------------------|------------------------------|

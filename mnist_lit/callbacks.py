@@ -59,16 +59,19 @@ class RunRecord(Callback):
         logger = _tensorboard(trainer)
         if logger is None or not isinstance(pl_module, DigitClassifier):
             return
-        figure, _ = pl_module.metrics.confusion.plot(cmap="Blues")
+        with warnings.catch_warnings(action="ignore"):  # numpy's, of how matplotlib reads torchmetrics' tensor
+            figure, _ = pl_module.metrics.confusion.plot(cmap="Blues")
         figure.gca().set(xlabel="read as", ylabel="digit", title="Test images")
         logger.experiment.add_figure("test/confusion_matrix", figure, pl_module.last_step)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no folder of a run that failed before it began: Lightning opens the log before it reads the data."""
-        if (logger := _tensorboard(trainer)) and trainer.global_step == 0:
-            folder = Path(logger.log_dir)
-            if all(file.name.startswith("events.") for file in folder.iterdir()):
-                shutil.rmtree(folder)
+        """Leave no folder of a run that failed before its first step: Lightning opens the log before it reads data."""
+        logger = _tensorboard(trainer)
+        if logger is None or trainer.global_step > 0 or not Path(logger.log_dir).is_dir():
+            return
+        files = {file.name for file in Path(logger.log_dir).iterdir()} - {"config.yaml", "data.json", "hparams.yaml"}
+        if len(files) == 1 and next(iter(files)).startswith("events."):  # nothing of an earlier run's
+            shutil.rmtree(logger.log_dir)
 
     def _record_data(self, trainer: Trainer, stage: str) -> None:
         data = getattr(trainer, "datamodule", None)

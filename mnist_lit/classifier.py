@@ -114,18 +114,17 @@ class DigitClassifier(LightningModule):
                 self.logger.log_metrics(watched, step=self.global_step - 1)  # Lightning's for the other curves
 
     def on_test_epoch_end(self) -> None:
-        """Log the test figures, at the training step of the weights."""
-        self._log(self.metrics.test, logger=False)  # Lightning would log them at step 0
-        if self.logger:
-            counts = self.metrics.confusion.compute()  # (10, 10): true digit, read digit
-            recalls = (counts.diag() / counts.sum(dim=1)).tolist()
-            digits = {f"test/accuracy_digit_{digit}": recall for digit, recall in enumerate(recalls)}
-            self.logger.log_metrics(self.metrics.test.compute() | digits, step=self.last_step)
+        """Log the test figures, digit by digit too, at the training step of the weights."""
+        self._log(self.metrics.test)
+        counts = self.metrics.confusion.compute()  # (10, 10): true digit, digit read
+        recalls = counts.diag() / counts.sum(dim=1)
+        self.log_dict({f"test/accuracy_digit_{digit}": recall for digit, recall in enumerate(recalls)})
+        self.log("step", float(self.last_step))  # which Lightning takes for the x axis, instead of 0
 
-    def _log(self, metrics: MetricCollection, logger: bool = True) -> None:
+    def _log(self, metrics: MetricCollection) -> None:
         # updated in the steps and logged once at the epoch's end: logging in a step costs four times as much
         for tag, metric in metrics.items():
-            self.log(str(tag), metric, prog_bar=str(tag).endswith("accuracy"), logger=logger)
+            self.log(str(tag), metric, prog_bar=str(tag).endswith("accuracy"))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, and OneCycle over all training steps (Smith & Topin, Super-Convergence, 2018)."""

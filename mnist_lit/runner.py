@@ -29,6 +29,7 @@ HUSHED = (
     "The '.*' does not have many workers",  # whole batches are indexed in memory: workers would only slow that down
     "The number of training batches",  # nothing is logged in a step but the learning rate
     "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
+    "The dirpath has changed from",  # nor has it any of the fit's
     "Be aware that when using `ckpt_path`, callbacks",  # a test keeps no checkpoints
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # within Lightning
     "You called `self.log\\(.*no logger",  # the user asked for none, or the command needs none
@@ -48,16 +49,14 @@ def main(args: list[str]) -> None:
         SystemExit: The arguments are at fault, or ask for help.
     """
     cli = run(args)
-    trainer = cli.trainer
-    if cli.subcommand == "fit" and trainer.is_global_zero and isinstance(trainer.checkpoint_callback, ModelCheckpoint):
-        checkpoint = trainer.checkpoint_callback.last_model_path
-        options = ["--ckpt_path", os.path.relpath(checkpoint)]
+    last = Path(cli.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
+    if cli.subcommand == "fit" and cli.trainer.is_global_zero and cli.trainer.logger and last.exists():
+        options = ["--ckpt_path", str(last)]
         if cli.datamodule.source == "mnist" and str(cli.datamodule.data_dir) != "data":
             options += ["--data.data_dir", str(cli.datamodule.data_dir)]
-        if checkpoint:
-            prefix = "uv run " if "UV" in os.environ else ""  # uv sets UV in what it runs
-            print(f"Next:\n  {prefix}mnist-lit test {shlex.join(options)}")
-            print(f"  {prefix}tensorboard --logdir {os.path.relpath(cli.logs())}")
+        prefix = "uv run " if "UV" in os.environ else ""  # uv sets UV in what it runs
+        print(f"Next:\n  {prefix}mnist-lit test {shlex.join(options)}")
+        print(f"  {prefix}tensorboard --logdir {os.path.relpath(cli.logs())}")
 
 
 def run(args: list[str]) -> "DigitCLI":
@@ -193,15 +192,11 @@ class DigitCLI(LightningCLI):
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         keeps_own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
         if self.subcommand == "fit" and trainer.enable_checkpointing is not False and not keeps_own:
-            callbacks.append(
-                ModelCheckpoint(
-                    filename="best",
-                    monitor="val/accuracy",
-                    mode="max",
-                    save_last=True,
-                    enable_version_counter=False,  # in a folder that is used twice, these are the newer run's
-                )
-            )
+            # Two, because Lightning's (2.6.6) `save_last` saves only when the best one changes. They have no version
+            # counter: in a folder that is used twice, the files are the newer run's.
+            best = ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+            last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+            callbacks += [best, last]
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder or Path()))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)

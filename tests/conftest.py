@@ -1,0 +1,64 @@
+import gzip
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_lit import cli, data
+
+TRAIN, TEST = 300, 100
+SMALL = ["--data.val_size=50", "--data.batch_size=50", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
+SMALL += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+@pytest.fixture(scope="session")
+def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of MNIST in the official format, but tiny, while the official sizes and checksums are those of it."""
+    folder = tmp_path_factory.mktemp("mnist") / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    official = {}
+    for prefix, count in (("train", TRAIN), ("t10k", TEST)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        generator.shuffle(labels)
+        images = generator.integers(0, 60, (count, 28, 28), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):  # a square whose place tells the digit
+            row, column = 4 + 10 * (label // 5), 2 + 5 * (label % 5)
+            image[row : row + 8, column : column + 4] = 255
+        for kind, array in (("images", images), ("labels", labels)):
+            name = f"{prefix}-{kind}-idx{array.ndim}-ubyte"
+            content = np.array([0x800 + array.ndim, *array.shape], dtype=">i4").tobytes() + array.tobytes()
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+            official[name] = data.OfficialFile(len(content), hashlib.md5(content).hexdigest())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "OFFICIAL", official)
+        yield folder.parent.parent
+
+
+@pytest.fixture
+def main(tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """The real `main`, in an empty folder where `data` is the tiny MNIST, with defaults that suit it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UV", raising=False)
+    (tmp_path / "data").symlink_to(tiny_mnist)
+
+    def run(line: str) -> None:
+        command, *given = line.split()
+        if command in ("fit", "compare"):
+            recipes = list(takewhile(lambda arg: not arg.startswith("-"), given))  # compare takes them first
+            given = [*recipes, *SMALL, *given[len(recipes) :]]
+        cli.main([command, *given])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def official_mnist() -> str:
+    """The folder of the official files, which MNIST_DIR names."""
+    if "MNIST_DIR" not in os.environ:
+        pytest.skip("MNIST_DIR does not name the folder of the official MNIST files")
+    return str(Path(os.environ["MNIST_DIR"]).resolve())

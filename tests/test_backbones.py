@@ -1,0 +1,42 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mnist_lit.backbones import DS_CNN_V1, DS_CNN_V2, DS_CNN_V3
+
+COUNTS: dict[type[nn.Module], int] = {DS_CNN_V1: 5_226, DS_CNN_V2: 4_070, DS_CNN_V3: 6_526}
+
+
+@pytest.mark.parametrize("backbone", COUNTS)
+@pytest.mark.parametrize("options", [{}, {"dilation": 2}, {"dilation": (1, 3)}, {"activation": "SiLU", "dropout": 0.2}])
+def test_parameters_are_the_specification_s(backbone: type[nn.Module], options: dict[str, object]) -> None:
+    network = backbone(**options)
+    assert sum(weights.numel() for weights in network.parameters() if weights.requires_grad) == COUNTS[backbone]
+    assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 31), (13, 9), (28, 28), (40, 64)])
+def test_any_size_from_8_px(height: int, width: int) -> None:
+    assert DS_CNN_V2(dilation=2)(torch.randn(3, 1, height, width)).shape == (3, 10)
+
+
+def test_outputs_and_gradients_equal_the_order_activation_then_pool() -> None:
+    network = DS_CNN_V1()
+    reference = copy.deepcopy(network)
+
+    def usual_order(images: Tensor) -> Tensor:
+        for block in (reference.block1, reference.block2):
+            conv, norm, pool, activation = block
+            images = pool(activation(norm(conv(images))))
+        logits: Tensor = reference.head(reference.pool(images).flatten(1))
+        return logits
+
+    images, labels = torch.randn(8, 1, 28, 28), torch.arange(8)
+    ours, theirs = network(images), usual_order(images)
+    assert torch.equal(ours, theirs)
+    for logits in (ours, theirs):
+        nn.functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+    for (name, weights), (_, others) in zip(network.named_parameters(), reference.named_parameters(), strict=True):
+        torch.testing.assert_close(weights.grad, others.grad, msg=name)

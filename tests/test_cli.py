@@ -1,0 +1,279 @@
+"""The commands, through the real `main`."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+import mnist_lit
+from mnist_lit.backbones import DS_CNN_V2
+from mnist_lit.classifier import DigitClassifier
+from mnist_lit.data import MNISTDataModule
+from mnist_lit.runner import run
+
+Main = Callable[[str], None]
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+RUN = Path("lightning_logs/ds_cnn_v1/version_0")
+LAST = RUN / "checkpoints/last.ckpt"
+
+
+class Flat(nn.Module):
+    """A stranger's network."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(pixels, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear(images.flatten(1))
+        return logits
+
+
+def weights(checkpoint: Path | str) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return state
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def accuracy(printed: str) -> float:
+    """What a table printed by test or validate says."""
+    found = re.search(r"(?:test|val)/accuracy\W+([\d.]+)", printed)
+    assert found, printed
+    return float(found[1])
+
+
+def error(main: Main, line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a mistaken command line is answered with."""
+    with pytest.raises(SystemExit) as end:
+        main(line)
+    assert end.value.code not in (0, None)
+    told = str(end.value.code) if isinstance(end.value.code, str) else capsys.readouterr().err.strip()
+    assert told.startswith("mnist-lit: error: ")
+    assert "\n" not in told
+    return told
+
+
+@pytest.mark.parametrize("args", ["--help", "--version", ""])
+def test_help_and_version_need_no_torch(args: str) -> None:
+    code = f"import sys; from mnist_lit.cli import main; main({args.split()}); assert 'torch' not in sys.modules"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed == f"mnist-lit {mnist_lit.__version__}\n" if args == "--version" else "compare" in printed
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
+def test_every_recipe_trains(main: Main, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(f"fit --config {config} --trainer.fast_dev_run=true")
+    main(f"fit --config {config}")
+    run = Path("lightning_logs") / config.stem / "version_0"
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] == 42
+    record = json.loads((run / "data.json").read_text())["fit"]
+    assert record["images"] == {"train": 250, "val": 50}
+    assert record["md5"].keys() == {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"}
+    printed = capsys.readouterr().out
+    assert f"mnist-lit test --ckpt_path {run}/checkpoints/last.ckpt\n" in printed
+    assert "tensorboard --logdir lightning_logs\n" in printed
+
+
+@pytest.mark.usefixtures("main")
+def test_a_reloaded_checkpoint_is_as_accurate_as_the_fit_that_saved_it(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model.image_size=16", "--data.val_size=50", "--data.batch_size=50", "--trainer.accelerator=cpu"]
+    fit = run(["fit", *options, "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false"])
+    reached = fit.trainer.callback_metrics["val/accuracy"].item()
+    capsys.readouterr()
+    run(["validate", "--ckpt_path=last", "--data.val_size=50"])
+    assert accuracy(capsys.readouterr().out) == pytest.approx(reached)
+    assert reached > 0.2
+
+
+def test_testing_needs_no_configuration_and_makes_no_folder(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    main("fit --model.backbone=DS_CNN_V2 --model.backbone.dilation=[1,2] --model.image_size=16 --model.deskew=true")
+    before = sorted(Path("lightning_logs").rglob("version_*"))
+    config = (Path("lightning_logs/ds_cnn_v2/version_0/config.yaml")).read_text()
+    main("test --ckpt_path last")
+    first = accuracy(capsys.readouterr().out)
+    main("test --ckpt_path lightning_logs/ds_cnn_v2/version_0/checkpoints/last.ckpt")
+    main("validate --ckpt_path best")
+    main("predict --ckpt_path last")
+    assert accuracy(capsys.readouterr().out) == first
+    assert sorted(Path("lightning_logs").rglob("version_*")) == before
+    assert Path("lightning_logs/ds_cnn_v2/version_0/config.yaml").read_text() == config
+    assert sorted(path.name for path in Path().iterdir()) == ["data", "lightning_logs"]
+
+
+def test_predictions_are_the_network_s(main: Main) -> None:
+    main("fit")
+    main("predict --ckpt_path last")
+    with (RUN / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    model = DigitClassifier.load_from_checkpoint(LAST).eval()
+    data = MNISTDataModule()
+    data.setup("predict")
+    probabilities = model(data.splits["test"].images).softmax(1)
+    assert [int(row["digit"]) for row in rows] == probabilities.argmax(1).tolist()
+    assert [float(row["confidence"]) for row in rows] == pytest.approx(probabilities.amax(1).tolist(), abs=1e-4)
+
+
+def test_last_and_best_find_the_newest_run_of_the_model_named(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    main("fit")
+    main("fit --model.backbone=DS_CNN_V2")
+    os.utime(LAST, (0, 0))
+    capsys.readouterr()
+    main("test --ckpt_path last")
+    assert "ds_cnn_v2/version_0/checkpoints/last.ckpt" in capsys.readouterr().out
+    main("test --ckpt_path last --model.backbone=DS_CNN_V1")
+    assert str(LAST) in capsys.readouterr().out
+
+
+def test_the_user_beats_the_checkpoint(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    main("fit --model.image_size=16")
+    main(f"test --ckpt_path {LAST}")
+    trained = accuracy(capsys.readouterr().out)
+    main(f"test --ckpt_path {LAST} --model.image_size=8")
+    assert accuracy(capsys.readouterr().out) != trained
+    told = error(main, f"test --ckpt_path {LAST} --model.backbone=DS_CNN_V3", capsys)
+    assert "another network" in told
+    assert "DS_CNN_V3" in told
+    assert "--model.lr" in error(main, f"fit --ckpt_path {LAST} --model.lr=0.5", capsys)
+
+
+def test_a_resumed_run_goes_on_in_its_folder(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    main("fit --trainer.max_epochs=4 --trainer.max_steps=10")  # stopped after two of its epochs
+    assert torch.load(LAST, weights_only=True)["epoch"] == 1
+    config = (RUN / "config.yaml").read_text()
+    main("fit --ckpt_path last --trainer.max_steps=10")
+    assert list(Path("lightning_logs").rglob("version_*")) == [RUN]
+    assert (RUN / "config.yaml").read_text() == config
+    assert "schedule ends after 10 steps" in error(main, "fit --ckpt_path last --trainer.max_epochs=5", capsys)
+
+
+def test_a_seed_repeats_a_run(main: Main) -> None:
+    for _ in range(2):
+        main("fit --model.augment=RandomAffineBatch --model.backbone.dropout=0.1")
+    main("fit --model.augment=RandomAffineBatch --model.backbone.dropout=0.1 --seed_everything=1")
+    runs = [weights(f"lightning_logs/ds_cnn_v1/version_{number}/checkpoints/last.ckpt") for number in range(3)]
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_watching_the_test_set_changes_nothing(main: Main) -> None:
+    main("fit --model.backbone.dropout=0.1")
+    main("fit --model.backbone.dropout=0.1 --data.watch_test=true")
+    assert same(weights(LAST), weights("lightning_logs/ds_cnn_v1/version_1/checkpoints/last.ckpt"))
+    monitor = "--trainer.callbacks=EarlyStopping --trainer.callbacks.monitor=test/accuracy"
+    with pytest.raises(RuntimeError, match=r"test/accuracy.* which is not available"):
+        main(f"fit --data.watch_test=true {monitor}")
+
+
+def test_a_folder_can_be_used_twice(main: Main) -> None:
+    fixed = "--trainer.logger=TensorBoardLogger --trainer.logger.save_dir=runs --trainer.logger.version=0"
+    main(f"fit {fixed}")
+    first = weights("runs/lightning_logs/version_0/checkpoints/last.ckpt")
+    main(f"fit {fixed} --seed_everything=1")
+    assert sorted(path.name for path in Path("runs/lightning_logs/version_0/checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
+    assert not same(first, weights("runs/lightning_logs/version_0/checkpoints/last.ckpt"))
+
+
+def test_one_training_batch_is_one_batch(main: Main, tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("trainer: {limit_train_batches: 1}\n")
+    for given in ("--trainer.limit_train_batches=1", "--trainer.limit_train_batches 1", "--config one.yaml"):
+        main(f"fit {given}")
+        assert torch.load(max(Path().rglob("last.ckpt"), key=os.path.getmtime), weights_only=True)["global_step"] == 2
+
+
+def test_any_module_can_be_the_backbone(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    main(f"fit --model.backbone={__name__}.Flat --model.backbone.pixels=256 --model.image_size=16")
+    main("test --ckpt_path last")
+    assert Path("lightning_logs/flat/version_0").is_dir()
+    assert accuracy(capsys.readouterr().out) > 0.1
+
+
+def test_without_a_logger_nothing_is_written(main: Main) -> None:
+    main("fit --trainer.logger=false --trainer.enable_checkpointing=false")
+    assert [path.name for path in Path().iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("train", "there is no command 'train'"),
+        ("fit --model.lr=fast", "--model.lr takes float, not fast"),
+        ("fit --model.lr=-1", "--model.lr must be more than 0"),
+        ("fit --model.image_size=3", "--model.image_size must be 8 or more"),
+        ("fit --model.backbone=DS_CNN_V9", "choose from DS_CNN_V1, DS_CNN_V2, DS_CNN_V3"),
+        ("fit --model.backbone.activation=Sigmoid2", "ReLU"),
+        ("fit --model.augment=Blur", "choose from RandomAffineBatch"),
+        ("fit --data.source=fashion", "'mnist', 'sample'"),
+        ("fit --data.batch_size=0", "--data.batch_size must be 1 or more"),
+        ("fit --data.seeed=1", "--data.seeed"),
+        ("fit --trainer.max_epochs=many", "--trainer.max_epochs takes int, not many"),
+        ("fit --trainer.max_epochs=-1", "needs an end"),
+        ("fit --config=nowhere.yaml", "nowhere.yaml"),
+        ("fit --config=broken.yaml", "Problems parsing config"),
+        ("fit --config=unknown.yaml", "model.lrr"),
+        ("fit --ckpt_path=last", "Run mnist-lit fit first"),
+        ("fit --data.data_dir=data/MNIST/raw/t10k-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"),
+        ("test", "test needs --ckpt_path"),
+        ("test --ckpt_path=nowhere.ckpt", "nowhere.ckpt: there is no such file"),
+        ("test --ckpt_path=https://example.com/a.ckpt", "there is no such file"),
+        ("test --ckpt_path=broken.yaml", "broken.yaml is not a checkpoint"),
+        ("compare --seeds=0", "--seeds must be 1 or more"),
+        ("compare nowhere.yaml", "nowhere.yaml"),
+        ("compare --modl=3", "--modl"),
+        ("compare --resume", "nothing to resume"),
+        ("benchmark --rounds=1", "--rounds and --batches"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
+) -> None:
+    (tmp_path / "broken.yaml").write_text("model: [\n")
+    (tmp_path / "unknown.yaml").write_text("model:\n  lrr: 1\n")
+    assert told in error(main, line, capsys)
+    assert sorted(path.name for path in Path().iterdir() if path.name != "lightning_logs") == [
+        "broken.yaml",
+        "data",
+        "unknown.yaml",
+    ]
+    assert not list(Path("lightning_logs").rglob("*.*"))
+
+
+def test_a_run_that_fails_before_it_begins_leaves_no_folder(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "MNIST.yaml").write_text("data: {source: sample}\n")
+    told = error(main, "fit --config=MNIST.yaml --data.data_dir=. --data.val_size=9999", capsys)
+    assert "--data.val_size 9999 leaves nothing" in told
+    assert not list(Path("lightning_logs").rglob("version_*"))
+
+
+def test_a_classifier_built_in_python_trains_and_reloads(main: Main, tmp_path: Path) -> None:
+    model = DigitClassifier(DS_CNN_V2(), image_size=16)
+    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_epochs=1, accelerator="cpu", enable_checkpointing=False, **options)
+    data = MNISTDataModule(val_size=50, batch_size=50)
+    with warnings.catch_warnings(action="ignore"):
+        trainer.fit(model, data)
+        trainer.save_checkpoint(tmp_path / "mine.ckpt")
+    loaded = DigitClassifier.load_from_checkpoint(tmp_path / "mine.ckpt", backbone=DS_CNN_V2())
+    assert loaded.preprocess.image_size == 16
+    assert same(loaded.state_dict(), model.state_dict())
+    main("test --ckpt_path mine.ckpt --model.backbone=DS_CNN_V2")

@@ -1,0 +1,101 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mnist_lit import compare, report
+from mnist_lit.backbones import DS_CNN_V2
+from mnist_lit.classifier import DigitClassifier
+from mnist_lit.runner import run
+
+Main = Callable[[str], None]
+FOLDER = Path("lightning_logs/compare/version_0")
+RECIPE = "model: {backbone: {class_path: mnist_lit.backbones.DS_CNN_V2}, image_size: 16, lr: %s}\n"
+
+
+@pytest.fixture
+def recipes(tmp_path: Path) -> None:
+    for name, lr in {"slow": 0.001, "quick": 0.03}.items():
+        (tmp_path / f"{name}.yaml").write_text(RECIPE % lr)
+
+
+def results() -> list[dict[str, Any]]:
+    runs: list[dict[str, Any]] = json.loads((FOLDER / "results.json").read_text())["runs"]
+    return runs
+
+
+@pytest.mark.usefixtures("recipes")
+def test_recipes_and_seeds_are_trained_tested_and_compared(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    main("compare slow.yaml quick.yaml --seeds 2 --data.watch_test=true")
+    assert [(result["recipe"], result["seed"]) for result in results()] == [
+        ("slow", 42),
+        ("slow", 43),
+        ("quick", 42),
+        ("quick", 43),
+    ]
+    for result in results():
+        assert (result["model"], result["parameters"], result["epochs"]) == ("DS_CNN_V2", 4_070, 2)
+        assert (result["train_images"], result["test_images"]) == (250, 100)
+    table = (FOLDER / "results.md").read_text()
+    assert table.splitlines()[2].startswith("| DS_CNN_V2 (slow)")
+    assert "mean ± sd of 2 seeds" in table
+    assert table in capsys.readouterr().out
+    assert (FOLDER / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    checkpoint = FOLDER / "quick/seed_43/checkpoints/last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 1
+    # what compare reports is what the command line says of the same checkpoint
+    main(f"test --ckpt_path={checkpoint}")
+    assert f"{results()[3]['test_accuracy']:.6f}" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("recipes")
+def test_resuming_repeats_nothing_that_is_finished(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trained: list[str] = []
+
+    def interrupted_in_the_second(args: list[str]) -> Any:
+        cli = run(args)
+        trained.append(f"{args[0]} {cli.model.lr}")
+        if trained.count("fit 0.03") == 1 and trained[-1] == "fit 0.03":
+            raise KeyboardInterrupt
+        return cli
+
+    monkeypatch.setattr(compare, "run", interrupted_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        main("compare slow.yaml quick.yaml")
+    main("compare slow.yaml quick.yaml --resume")
+    assert trained == ["fit 0.001", "test 0.001", "fit 0.03", "fit 0.03", "test 0.03"]
+    assert [result["recipe"] for result in results()] == ["slow", "quick"]
+    main("compare slow.yaml quick.yaml --resume")
+    assert len(trained) == 5
+    assert [path.name for path in FOLDER.parent.iterdir()] == ["version_0"]
+    (tmp_path / "quick.yaml").write_text(RECIPE % 0.5)
+    with pytest.raises(SystemExit, match="begun with other recipes"):
+        main("compare slow.yaml quick.yaml --resume")
+    main("compare slow.yaml quick.yaml")
+    assert sorted(path.name for path in FOLDER.parent.iterdir()) == ["version_0", "version_1"]
+
+
+@pytest.mark.usefixtures("recipes")
+def test_the_last_epoch_s_weights_are_tested(main: Main) -> None:
+    main("compare quick.yaml --trainer.max_epochs=3 --data.watch_test=true")
+    checkpoint = torch.load(FOLDER / "quick/seed_42/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 15
+
+
+def test_without_recipes_it_is_the_three_networks() -> None:
+    assert sorted(path.name for path in compare._configs().iterdir()) == [f"ds_cnn_v{n}.yaml" for n in (1, 2, 3)]
+
+
+def test_multiply_adds_are_those_counted_by_hand() -> None:
+    by_hand = 28 * 28 * 14 * 9 + 14 * 14 * 28 * 14 * 9 + 28 * 10
+    assert report.multiply_adds(DigitClassifier(DS_CNN_V2())) == by_hand
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "images", "low", "high"), [(0.9749, 10_000, 0.97165, 0.97779), (1.0, 500, 0.99238, 1.0)]
+)
+def test_the_interval_is_wilson_s(accuracy: float, images: int, low: float, high: float) -> None:
+    assert report.wilson(accuracy, images) == pytest.approx((low, high), abs=2e-5)

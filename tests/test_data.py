@@ -1,0 +1,150 @@
+import gzip
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mnist_lit import UserError
+from mnist_lit.data import OFFICIAL, MNISTDataModule
+
+NAMES = tuple(OFFICIAL)
+
+
+def prepared(stage: str = "fit", **options: Any) -> MNISTDataModule:
+    module = MNISTDataModule(**options)
+    module.prepare_data()
+    module.setup(stage)
+    return module
+
+
+def copies(source: Path, target: Path, unpack: bool) -> Path:
+    """The official files' tiny likenesses, directly in `target`."""
+    target.mkdir(exist_ok=True)
+    for path in (source / "MNIST" / "raw").iterdir():
+        if unpack:
+            (target / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        else:
+            shutil.copy(path, target)
+    return target
+
+
+def test_splits_are_disjoint_complete_stratified_and_seeded(tiny_mnist: Path) -> None:
+    module = prepared(data_dir=str(tiny_mnist), val_size=50)
+    train, val = module.splits["train"], module.splits["val"]
+    assert (len(train), len(val)) == (250, 50)
+    assert torch.bincount(val.labels).tolist() == [5] * 10
+    images = torch.cat([train.images, val.images]).flatten(1)
+    assert len(torch.unique(images, dim=0)) == 300
+    again = prepared(data_dir=str(tiny_mnist), val_size=50).splits["val"].images
+    other = prepared(data_dir=str(tiny_mnist), val_size=50, seed=1).splits["val"].images
+    assert torch.equal(val.images, again)
+    assert not torch.equal(val.images, other)
+
+
+@pytest.mark.parametrize(
+    ("stage", "splits"), [("fit", {"train", "val"}), ("validate", {"val"}), ("test", {"test"}), ("predict", {"test"})]
+)
+def test_a_stage_reads_only_what_it_needs(tiny_mnist: Path, stage: str, splits: set[str]) -> None:
+    module = prepared(stage, data_dir=str(tiny_mnist), val_size=50)
+    assert module.splits.keys() == splits
+    assert ("t10k-images-idx3-ubyte" in module.record()["md5"]) == ("test" in splits)
+
+
+def test_batches_are_whole_uint8_and_shuffled_in_training_alone(tiny_mnist: Path) -> None:
+    module = prepared(data_dir=str(tiny_mnist), val_size=50, batch_size=100)
+    train = list(module.train_dataloader())
+    assert [tuple(images.shape) for images, _ in train] == [(100, 1, 28, 28), (100, 1, 28, 28), (50, 1, 28, 28)]
+    assert train[0][0].dtype == torch.uint8
+    assert not torch.equal(torch.cat([labels for _, labels in train]), module.splits["train"].labels)
+    loader = module.val_dataloader()
+    assert isinstance(loader, torch.utils.data.DataLoader)
+    ((images, labels),) = list(loader)
+    assert torch.equal(images, module.splits["val"].images)
+    assert torch.equal(labels, module.splits["val"].labels)
+
+
+@pytest.mark.parametrize("unpack", [False, True])
+def test_files_directly_in_the_folder_are_found(tiny_mnist: Path, tmp_path: Path, unpack: bool) -> None:
+    module = prepared("test", data_dir=str(copies(tiny_mnist, tmp_path, unpack)))
+    assert len(module.splits["test"]) == 100
+
+
+def flip(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("unpack", "damage", "told"),
+    [
+        pytest.param(True, flip, "its MD5 is", id="altered"),
+        pytest.param(True, lambda content: content[:-10], "bytes, the official one", id="truncated"),
+        pytest.param(True, lambda content: b"\0" * 4 + content[4:], "magic number", id="not IDX"),
+        pytest.param(True, lambda _: b"", "it has 0 bytes", id="empty"),
+        pytest.param(False, lambda content: content[:-10], "does not unpack", id="truncated gz"),
+        pytest.param(False, lambda _: b"<html>not found</html>", "does not unpack", id="not gz"),
+    ],
+)
+def test_a_damaged_file_is_one_line(
+    tiny_mnist: Path, tmp_path: Path, name: str, unpack: bool, damage: Any, told: str
+) -> None:
+    path = copies(tiny_mnist, tmp_path, unpack) / (name if unpack else name + ".gz")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError) as error:
+        prepared("fit" if "train" in name else "test", data_dir=str(tmp_path), val_size=50)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(part in message for part in (str(path), told, "delete it", "--data.source sample"))
+
+
+def test_swapped_files_are_named(tiny_mnist: Path, tmp_path: Path) -> None:
+    folder = copies(tiny_mnist, tmp_path, unpack=True)
+    (folder / NAMES[3]).rename(folder / NAMES[1])
+    shutil.copy(folder / NAMES[1], folder / NAMES[3])
+    with pytest.raises(UserError, match=f"{NAMES[1]} is not the official MNIST file \\(it holds {NAMES[3]}\\)"):
+        prepared(data_dir=str(folder), val_size=50)
+
+
+def test_a_missing_file_without_a_network_is_one_line(
+    tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])  # where nothing listens
+    folder = copies(tiny_mnist, tmp_path, unpack=False)
+    (folder / f"{NAMES[2]}.gz").unlink()
+    with pytest.raises(UserError) as error:
+        prepared(data_dir=str(folder))
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(part in message for part in (f"{NAMES[2]} is missing in {folder}", "--data.source sample"))
+
+
+@pytest.mark.parametrize("val_size", [0, -5, 300, 5_000])
+def test_a_validation_split_that_does_not_fit_is_refused(tiny_mnist: Path, val_size: int) -> None:
+    with pytest.raises(UserError, match=f"--data.val_size {val_size}"):
+        prepared(data_dir=str(tiny_mnist), val_size=val_size)
+
+
+def test_the_sample_is_split_digit_by_digit() -> None:
+    module = prepared(source="sample")
+    module.setup("test")
+    for split, count in {"train": 400, "val": 50, "test": 50}.items():
+        assert torch.bincount(module.splits[split].labels).tolist() == [count] * 10
+    images = torch.cat([split.images for split in module.splits.values()]).flatten(1)
+    assert len(torch.unique(images, dim=0)) == 5_000
+    other = prepared("test", source="sample", seed=7)
+    assert torch.equal(module.splits["test"].images, other.splits["test"].images)
+    assert not torch.equal(module.splits["val"].images, prepared(source="sample", seed=7).splits["val"].images)
+
+
+def test_the_official_files_pass(official_mnist: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnist_lit.data.OFFICIAL", OFFICIAL)
+    module = prepared(data_dir=official_mnist)
+    module.setup("test")
+    assert {name: len(split) for name, split in module.splits.items()} == {
+        "train": 55_000,
+        "val": 5_000,
+        "test": 10_000,
+    }
+    assert module.splits["train"].images.float().mean().item() / 255 == pytest.approx(0.1307, abs=0.0005)

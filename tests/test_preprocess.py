@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mnist_lit.preprocess import Preprocess, Straighten
+
+
+def strokes(slant: float = 0.0, shift: int = 0) -> Tensor:
+    """A soft vertical bar (1, 1, 28, 28), sheared by `slant` columns a row and shifted by `shift` px right and down."""
+    row, column = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
+    distance = column - 13.5 - shift - slant * (row - 13.5 - shift)
+    inside = (row - 13.5 - shift).abs() < 6
+    return (torch.exp(-(distance**2) / 2) * inside)[None, None]
+
+
+def moments(image: Tensor) -> tuple[float, float, float]:
+    """Mean column, mean row and slant, one pixel after the other."""
+    pixels = [(x, y, float(image[y, x])) for y in range(28) for x in range(28)]
+    mass = sum(value for _, _, value in pixels)
+    mean_x = sum(x * value for x, _, value in pixels) / mass
+    mean_y = sum(y * value for _, y, value in pixels) / mass
+    covariance = sum((x - mean_x) * (y - mean_y) * value for x, y, value in pixels)
+    variance = sum((y - mean_y) ** 2 * value for _, y, value in pixels)
+    return mean_x, mean_y, covariance / variance
+
+
+def slow_straighten(image: Tensor, deskew: bool, center: bool) -> Tensor:
+    """The definition, one output pixel after the other, by bilinear interpolation in a black surrounding."""
+    mean_x, mean_y, slant = moments(image)
+    slant = slant if deskew else 0.0
+    target_x, target_y = (13.5, 13.5) if center else (mean_x, mean_y)
+    padded = np.pad(image.numpy(), 30)
+    result = torch.zeros(28, 28)
+    for y in range(28):
+        for x in range(28):
+            from_y = y - target_y + mean_y
+            from_x = x - target_x + mean_x + slant * (y - target_y)
+            row, column = int(np.floor(from_y)), int(np.floor(from_x))
+            down, right = from_y - row, from_x - column
+            corner = padded[row + 30 : row + 32, column + 30 : column + 32]
+            weights = np.outer([1 - down, down], [1 - right, right])
+            result[y, x] = float((corner * weights).sum())
+    return result
+
+
+@pytest.mark.parametrize(("deskew", "center"), [(True, False), (False, True), (True, True)])
+def test_straighten_equals_its_definition(deskew: bool, center: bool) -> None:
+    images = torch.cat([strokes(0.4, 2), strokes(-0.6), strokes(0.2, -3)])
+    straight = Straighten(deskew, center)(images)
+    for image, result in zip(images[:, 0], straight[:, 0], strict=True):
+        torch.testing.assert_close(result, slow_straighten(image, deskew, center), atol=1e-4, rtol=0)
+
+
+def test_straighten_stands_a_slanted_stroke_upright_in_the_middle() -> None:
+    mean_x, mean_y, slant = moments(Straighten(True, True)(strokes(0.5, 3))[0, 0])
+    assert (mean_x, mean_y) == pytest.approx((13.5, 13.5), abs=0.1)
+    assert slant == pytest.approx(0, abs=0.02)
+
+
+def test_a_blank_image_stays_blank() -> None:
+    assert torch.equal(Straighten(True, True)(torch.zeros(2, 1, 28, 28)), torch.zeros(2, 1, 28, 28))
+
+
+def test_pixels_are_scaled_and_normalised() -> None:
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 28, 28)
+    result = Preprocess(28, deskew=False, center=False)(images)
+    expected = (torch.tensor([0, 0.2, 1]) - 0.1307) / 0.3081
+    torch.testing.assert_close(result[:, 0, 5, 5], expected)
+
+
+@pytest.mark.parametrize("image_size", [8, 14, 16, 40])
+def test_resizing_keeps_the_mean(image_size: int) -> None:
+    image = strokes(0.3) * 255
+    result = Preprocess(image_size, deskew=False, center=False)(image)
+    assert result.shape == (1, 1, image_size, image_size)
+    expected = (image.mean() / 255 - 0.1307) / 0.3081
+    assert result.mean().item() == pytest.approx(expected.item(), abs=0.02)
+
+
+def test_preprocessing_can_be_exported() -> None:
+    images = (torch.cat([strokes(0.3), strokes(-0.3, 2)]) * 255).to(torch.uint8)
+    preprocess = Preprocess(16, deskew=True, center=True)
+    dynamic = {"images": {0: torch.export.Dim("n")}}
+    exported = torch.export.export(preprocess, (images,), dynamic_shapes=dynamic).module()
+    torch.testing.assert_close(exported(images[:1].repeat(5, 1, 1, 1)), preprocess(images[:1]).repeat(5, 1, 1, 1))

@@ -1,0 +1,100 @@
+"""What the real TensorBoard serves of a run."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+Main = Callable[[str], None]
+
+
+class Server:
+    """A `tensorboard --logdir lightning_logs` on a free port of this machine."""
+
+    def __enter__(self) -> "Server":
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", "lightning_logs", "--port", "0"]
+        command += ["--host", "127.0.0.1", "--load_fast", "false"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        assert self.process.stderr
+        for line in self.process.stderr:
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                self.address = found[0]
+                return self
+        raise RuntimeError("tensorboard ended without serving")
+
+    def __exit__(self, *error: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+        assert self.process.stderr
+        self.process.stderr.close()
+
+    def get(self, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            f"{self.address}/data/plugin/{path}",
+            data=json.dumps(body).encode() if body is not None else None,
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            content = answer.read()
+        try:
+            return json.loads(content)
+        except ValueError:
+            return content.decode()
+
+    def wait(self, path: str, found: Callable[[Any], bool]) -> Any:
+        """The first answer that has what is awaited: TensorBoard reads the logs in the background."""
+        for _ in range(60):
+            answer = self.get(path)
+            if found(answer):
+                return answer
+            time.sleep(0.5)
+        raise AssertionError(f"{path} never had it: {answer}")
+
+
+def test_tensorboard_shows_the_run(main: Main) -> None:
+    main("fit --data.watch_test=true --trainer.max_epochs=3 --trainer.log_every_n_steps=2")
+    main("test --ckpt_path last")
+    run = "ds_cnn_v1/version_0"
+    with Server() as server:
+        tags = server.wait("scalars/tags", lambda tags: "test/accuracy_digit_9" in tags.get(run, {}))
+        assert list(tags) == [run]
+        curves = {f"{split}/{kind}" for split in ("train", "val", "test") for kind in ("accuracy", "loss")}
+        assert curves | {"lr-AdamW"} <= set(tags[run])
+        assert "hp_metric" not in tags[run]
+
+        def points(tag: str) -> list[list[float]]:
+            answer: list[list[float]] = server.get(f"scalars/scalars?run={run}&tag={tag}")
+            return [[step, value] for _, step, value in answer]
+
+        steps = [4, 9, 14]  # the last of each epoch's five, counted from 0
+        assert [step for step, _ in points("train/accuracy")] == steps
+        assert [step for step, _ in points("val/accuracy")] == steps
+        test = points("test/accuracy")
+        assert [step for step, _ in test] in (steps, [*steps, 14])  # the last point is the test's own
+        assert len(points("lr-AdamW")) >= 7
+
+        layout = server.wait("custom_scalars/layout", bool)
+        (chart,) = (category["chart"][0] for category in layout["category"] if category["title"] == "accuracy")
+        assert chart["multiline"]["tag"] == ["train/accuracy", "val/accuracy", "test/accuracy"]
+
+        (experiment,) = [server.get("hparams/experiment", {})]
+        assert {info["name"] for info in experiment["hparamInfos"]} >= {"model", "parameters", "seed", "lr", "epochs"}
+        metrics = [info["name"] for info in experiment["metricInfos"]]
+        assert [metric["tag"] for metric in metrics] == ["val/accuracy", "test/accuracy"]
+        request = {
+            "colParams": [{"metric": metric} for metric in metrics],
+            "startIndex": 0,
+            "sliceSize": 10,
+            "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_UNKNOWN", "STATUS_FAILURE"],
+        }
+        (group,) = server.get("hparams/session_groups", request)["sessionGroups"]
+        assert group["hparams"]["parameters"] == 5_226
+        values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+        assert values == {"val/accuracy": points("val/accuracy")[-1][1], "test/accuracy": test[-1][1]}
+
+        assert "test/confusion_matrix" in server.get("images/tags")[run]
+        assert "block1" in str(server.get(f"graphs/graph?run={run}"))
