@@ -87,7 +87,7 @@ def main(args: list[str]) -> None:
     path = Path(LOGS) / "benchmark" / "speed.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
-    print(_table(result), f"\n{path}", sep="")
+    print(table(result), f"\n{path}", sep="")
 
 
 def _fit(folder: str, epochs: int, batches: int | float, flags: list[str]) -> list[str]:
@@ -137,7 +137,9 @@ def _peak_memory(flags: list[str]) -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
 
 
-def _table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
+    """The benchmark's result as a Markdown table."""
+
     def spread(values: list[float], form: str) -> str:
         return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 

@@ -138,17 +138,16 @@ class DigitClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Refuse to go on past the end of a resumed run's schedule.
+        """Refuse to go on with a resumed run for another number of steps than its schedule was made for.
 
         Raises:
-            UserError: More steps were asked for than the schedule in the checkpoint has.
+            UserError: Other steps were asked for than the schedule in the checkpoint has.
         """
-        schedule = self.lr_schedulers()
-        planned = getattr(schedule, "total_steps", math.inf)
-        if self.trainer.estimated_stepping_batches > planned:
+        steps, planned = self.trainer.estimated_stepping_batches, getattr(self.lr_schedulers(), "total_steps", None)
+        if planned not in (None, steps):
             raise UserError(
-                f"The resumed run's learning-rate schedule ends after {planned} steps: leave --trainer.max_epochs and "
-                "the batch size as they were, or start anew without --ckpt_path."
+                f"The resumed run's learning rates were planned for {planned} steps, and this makes {steps}: give the "
+                "same --trainer.max_epochs and data as when it began, or start anew without --ckpt_path."
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -115,6 +115,7 @@ def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> di
     fit = run(
         [
             "fit",
+            "--trainer.enable_model_summary=false",  # what it tells is in the table
             *recipe,
             f"--seed_everything={seed}",
             "--trainer.logger=lightning.pytorch.loggers.TensorBoardLogger",
@@ -125,7 +126,7 @@ def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> di
     checkpoint = run_folder / "checkpoints" / "last.ckpt"
     if not checkpoint.exists():
         raise UserError(f"{name} kept no checkpoint to test: compare needs --trainer.enable_checkpointing.")
-    test = run(["test", *recipe, f"--ckpt_path={checkpoint}"])
+    test = run(["test", *recipe, f"--ckpt_path={checkpoint}", "--verbose=false"])
     result = {
         "recipe": name,
         "model": type(fit.model.backbone).__name__,
@@ -139,6 +140,7 @@ def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> di
         "test_images": len(test.datamodule.splits["test"]),
         "seconds": round(seconds, 1),
     }
+    print(f"{name}, seed {seed}: {100 * result['test_accuracy']:.2f} % of the test images")
     partial = record.with_suffix(".partial")  # complete under its own name, or not there
     partial.write_text(json.dumps(result, indent=2) + "\n")
     partial.replace(record)

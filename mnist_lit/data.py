@@ -67,7 +67,7 @@ class MNISTDataModule(LightningDataModule):
         if batch_size < 1:
             raise UserError(f"--data.batch_size must be 1 or more, not {batch_size}.")
         # what the checkpoint remembers: the experiment, not the machine
-        self.save_hyperparameters("source", "val_size", "seed", logger=False)
+        self.save_hyperparameters("source", "batch_size", "val_size", "seed", logger=False)
         self.source = source
         self.data_dir = Path(data_dir).expanduser()
         self.batch_size = batch_size

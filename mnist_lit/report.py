@@ -33,12 +33,12 @@ def multiply_adds(model: DigitClassifier) -> int:
 def write_report(folder: Path, results: list[dict[str, Any]]) -> None:
     """Print the table of the runs' results and write it, the results and the plot into the folder."""
     environment = describe_environment()
-    table = _table(results) + f"\n{results[0]['test_images']:,} test images. {environment}\n"
+    text = table(results) + f"\n{results[0]['test_images']:,} test images. {environment}\n"
     content = {"environment": environment, "runs": results}
     (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
-    (folder / "results.md").write_text(table)
+    (folder / "results.md").write_text(text)
     _plot(folder, results)
-    print(f"\n{table}\n{folder}: results.md, results.json, accuracy.png")
+    print(f"\n{text}\n{folder}: results.md, results.json, accuracy.png")
 
 
 def describe_environment() -> str:
@@ -62,7 +62,8 @@ def wilson(accuracy: float, images: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def _table(results: list[dict[str, Any]]) -> str:
+def table(results: list[dict[str, Any]]) -> str:
+    """The results as a Markdown table, a row a recipe: the mean of its runs, with the interval of one such accuracy."""
     seeds = len({result["seed"] for result in results})
     columns = ["model", "parameters", "multiply-adds", "epochs", "test accuracy % (95 % interval)"]
     columns += [f"mean ± sd of {seeds} seeds %"] if seeds > 1 else []

@@ -24,6 +24,13 @@ LOGS = "lightning_logs"
 
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|\n|$)")
 
+USAGE = {
+    "fit": "[--config FILE] [--ckpt_path last] [OPTION ...]",
+    "validate": "--ckpt_path FILE|last|best [OPTION ...]",
+    "test": "--ckpt_path FILE|last|best [OPTION ...]",
+    "predict": "--ckpt_path FILE|last|best [OPTION ...]",
+}
+
 HUSHED = (
     "LightningCLI's args parameter",  # `main` takes its arguments from the command line and from `compare` alike
     "The '.*' does not have many workers",  # whole batches are indexed in memory: workers would only slow that down
@@ -70,7 +77,7 @@ def run(args: list[str]) -> "DigitCLI":
                 MNISTDataModule,
                 args=args,
                 parser_class=Parser,
-                parser_kwargs={"prog": "mnist-lit"},
+                parser_kwargs={name: {"usage": f"mnist-lit {name} {usage}"} for name, usage in USAGE.items()},
                 seed_everything_default=42,
                 trainer_defaults={"max_epochs": 15, "deterministic": "warn"},
                 save_config_kwargs={"overwrite": True},  # a second run may be given the first one's folder
@@ -81,11 +88,27 @@ def run(args: list[str]) -> "DigitCLI":
 
 
 class Parser(LightningArgumentParser):
-    """Tells a mistake in one line, instead of after a page of every option."""
+    """Tells a mistake in one line, and helps in pages, not in books."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the message and exit with 2."""
+        """Print the message and exit with 2, without the usage of every option before it."""
         self.exit(2, f"mnist-lit: error: {_one_line(message)}\n")
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, without lists of the hundreds of classes that are an nn.Module."""
+        text: str = super().format_help(*args, **kwargs)
+        return re.sub(r",\s+known\s+subclasses:[^)]{2000,}\)", ")", text)
+
+    def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Add a Trainer method's arguments, with what this project makes of `--ckpt_path`."""
+        added: list[str] = super().add_method_arguments(*args, **kwargs)
+        for action in self._actions:
+            if action.dest == "ckpt_path":
+                action.help = (
+                    "A checkpoint's file; or `last` or `best` of the newest run below lightning_logs, with --config or "
+                    "--model.backbone of that network's. With fit: go on with that run, in its folder."
+                )
+        return added
 
 
 class DigitCLI(LightningCLI):
@@ -93,6 +116,11 @@ class DigitCLI(LightningCLI):
 
     run_folder: Path | None = None
     """Folder of the run that the given checkpoint came from, if it lies in one."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without the option to read a checkpoint with all that it may hold."""
+        return {name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The network where none is named: a checkpoint brings its own, so that testing it needs no configuration."""

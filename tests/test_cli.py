@@ -159,7 +159,8 @@ def test_a_resumed_run_goes_on_in_its_folder(main: Main, capsys: pytest.CaptureF
     main("fit --ckpt_path last --trainer.max_steps=10")
     assert list(Path("lightning_logs").rglob("version_*")) == [RUN]
     assert (RUN / "config.yaml").read_text() == config
-    assert "schedule ends after 10 steps" in error(main, "fit --ckpt_path last --trainer.max_epochs=5", capsys)
+    told = error(main, "fit --ckpt_path last --trainer.max_epochs=5", capsys)
+    assert "planned for 10 steps, and this makes 25" in told
 
 
 def test_a_seed_repeats_a_run(main: Main) -> None:
