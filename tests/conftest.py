@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from mnist_lit import cli, data
+from mnist_lit import cli, idx
+
+torch.set_num_threads(1)  # more are slower on data so small
 
 TRAIN, TEST = 300, 100
 SMALL = ["--data.val_size=50", "--data.batch_size=50", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
@@ -33,9 +36,9 @@ def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             name = f"{prefix}-{kind}-idx{array.ndim}-ubyte"
             content = np.array([0x800 + array.ndim, *array.shape], dtype=">i4").tobytes() + array.tobytes()
             (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-            official[name] = data.OfficialFile(len(content), hashlib.md5(content).hexdigest())
+            official[name] = idx.OfficialFile(len(content), hashlib.md5(content).hexdigest())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "OFFICIAL", official)
+        patch.setattr(idx, "OFFICIAL", official)
         yield folder.parent.parent
 
 

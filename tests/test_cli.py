@@ -221,6 +221,8 @@ def test_without_a_logger_nothing_is_written(main: Main) -> None:
         ("fit --model.image_size=3", "--model.image_size must be 8 or more"),
         ("fit --model.backbone=DS_CNN_V9", "choose from DS_CNN_V1, DS_CNN_V2, DS_CNN_V3"),
         ("fit --model.backbone.activation=Sigmoid2", "ReLU"),
+        ("fit --model.backbone.dilation=0", "--model.backbone.dilation must be 1 or more"),
+        ("fit --model.backbone.dropout=2", "--model.backbone.dropout must be from 0 to below 1"),
         ("fit --model.augment=Blur", "choose from RandomAffineBatch"),
         ("fit --data.source=fashion", "'mnist', 'sample'"),
         ("fit --data.batch_size=0", "--data.batch_size must be 1 or more"),

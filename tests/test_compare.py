@@ -55,8 +55,8 @@ def test_recipes_and_seeds_are_trained_tested_and_compared(main: Main, capsys: p
 def test_resuming_repeats_nothing_that_is_finished(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trained: list[str] = []
 
-    def interrupted_in_the_second(args: list[str]) -> Any:
-        cli = run(args)
+    def interrupted_in_the_second(args: list[str], folder: Path | None = None) -> Any:
+        cli = run(args, folder)
         trained.append(f"{args[0]} {cli.model.lr}")
         if trained.count("fit 0.03") == 1 and trained[-1] == "fit 0.03":
             raise KeyboardInterrupt
@@ -72,7 +72,7 @@ def test_resuming_repeats_nothing_that_is_finished(main: Main, monkeypatch: pyte
     assert len(trained) == 5
     assert [path.name for path in FOLDER.parent.iterdir()] == ["version_0"]
     (tmp_path / "quick.yaml").write_text(RECIPE % 0.5)
-    with pytest.raises(SystemExit, match="begun with other recipes"):
+    with pytest.raises(SystemExit, match=r"was begun by `mnist-lit compare slow\.yaml quick\.yaml"):
         main("compare slow.yaml quick.yaml --resume")
     main("compare slow.yaml quick.yaml")
     assert sorted(path.name for path in FOLDER.parent.iterdir()) == ["version_0", "version_1"]

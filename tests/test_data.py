@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mnist_lit import UserError
-from mnist_lit.data import OFFICIAL, MNISTDataModule
+from mnist_lit.data import MNISTDataModule
+from mnist_lit.idx import OFFICIAL
 
 NAMES = tuple(OFFICIAL)
 
@@ -139,7 +140,7 @@ def test_the_sample_is_split_digit_by_digit() -> None:
 
 
 def test_the_official_files_pass(official_mnist: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mnist_lit.data.OFFICIAL", OFFICIAL)
+    monkeypatch.setattr("mnist_lit.idx.OFFICIAL", OFFICIAL)
     module = prepared(data_dir=official_mnist)
     module.setup("test")
     assert {name: len(split) for name, split in module.splits.items()} == {

@@ -1,0 +1,50 @@
+"""How the options of a command are read, and how a mistake in them is told."""
+
+import re
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from mnist_lit import augment, backbones
+
+_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|\n|$)")
+
+
+class Parser(LightningArgumentParser):
+    """Tells a mistake in one line, and helps in pages, not in books."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message and exit with 2, without the usage of every option before it."""
+        self.exit(2, f"mnist-lit: error: {_one_line(message)}\n")
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, without lists of the hundreds of classes that are an nn.Module."""
+        text: str = super().format_help(*args, **kwargs)
+        return re.sub(r",\s+known\s+subclasses:[^)]{2000,}\)", ")", text)
+
+    def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Add a Trainer method's arguments, with what this project makes of `--ckpt_path`."""
+        added: list[str] = super().add_method_arguments(*args, **kwargs)
+        for action in self._actions:
+            if action.dest == "ckpt_path":
+                action.help = (
+                    "A checkpoint's file; or `last` or `best` of the newest run below lightning_logs, with --config or "
+                    "--model.backbone of that network's. With fit: go on with that run, in its folder."
+                )
+        return added
+
+
+def _one_line(message: str) -> str:
+    """The message of jsonargparse, which may span lines and show Python's names of types, in a line for a person."""
+    key = re.match(r'Parser key "(.+?)":', message)
+    value = re.search(r"(?:Got value|Given value|import path string): (.*)", message)
+    if not (key and value):
+        return " ".join(message.split())
+    if "import path string" in message:
+        named = augment if key[1].endswith("augment") else backbones
+        names = [name for name, item in vars(named).items() if getattr(item, "__module__", "") == named.__name__]
+        known = ", ".join(name for name in names if isinstance(getattr(named, name), type) and name[0] != "_")
+        return f"--{key[1]}: there is no class {value[1]}; choose from {known}, or give one as package.module.Class."
+    expected = [re.sub(r"<class '(?:.*\.)?(\w+)'>|typing\.(\w+)", r"\1\2", kind) for kind in _EXPECTED.findall(message)]
+    expected = [kind for kind in expected if kind != "NoneType"]
+    return f"--{key[1]} takes {' or '.join(expected)}, not {value[1]}."
