@@ -19,6 +19,9 @@ class RandomAffineBatch(nn.Module):
         degrees: Largest rotation either way, in degrees.
         translate: Largest shift either way, as a fraction of the height and of the width.
         scale: Largest change of size either way, as a fraction: 0.1 draws from 0.9 to 1.1.
+
+    Raises:
+        UserError: An amount is out of its bounds.
     """
 
     def __init__(self, degrees: float = 10.0, translate: float = 0.1, scale: float = 0.1) -> None:

@@ -24,27 +24,32 @@ from mnist_lit.runner import LOGS, run
 DESCRIPTION = """Images a second of `mnist-lit fit` as a user runs it (progress bar, TensorBoard, checkpoints) and of a
 hand-written PyTorch loop over the same tensors, with the same network, batch size, optimiser and schedule.
 
-Both train in turn, round after round, in one process; validation is left out of both times. The peak memory is that
-of a `mnist-lit fit` of one epoch in a process of its own. Prints a table and writes it, as data, to
-lightning_logs/benchmark/speed.json."""
+Both train in turn, round after round, in one process. A round is timed from the start of an epoch to the start of the
+next, without validation: so the checkpoints and logs at an epoch's end count. The peak memory is that of a `mnist-lit
+fit` of one epoch in a process of its own. Prints a table and writes lightning_logs/benchmark/speed.json."""
 
 
 class EpochTimer(Callback):
-    """Seconds of each epoch's training, from its start to the end of its last batch."""
+    """Seconds of each epoch of a fit, from its start to the next one's, without validation."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.start = self.validation = self.validation_start = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self.start = _now()
+        """Begin an epoch, and so end the one before."""
+        now = _now()
+        if trainer.current_epoch > 0:
+            self.seconds.append(now - self.start - self.validation)
+        self.start = now
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop it after the last batch, before validation."""
-        if batch_idx + 1 == trainer.num_training_batches:
-            self.seconds.append(_now() - self.start)
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self.validation_start = _now()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let it go on."""
+        self.validation = _now() - self.validation_start
 
 
 def main(args: list[str]) -> None:
@@ -62,7 +67,7 @@ def main(args: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds, of which the medians count (7)")
-    parser.add_argument("--batches", type=int, default=100, metavar="N", help="batches of a round (100)")
+    parser.add_argument("--batches", type=int, default=200, metavar="N", help="batches of an epoch (200)")
     options, flags = parser.parse_known_args(args)
     if options.rounds < 2 or options.batches < 2:
         raise UserError("--rounds and --batches must be 2 or more.")
@@ -70,11 +75,11 @@ def main(args: list[str]) -> None:
     plain: list[float] = []
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:
-            fit = run(_fit(folder, 2, options.batches, flags))
-        ours.append(_rate(fit.datamodule, options.batches, _timer(fit.trainer).seconds[-1]))  # the first warms up
+            fit = run(_fit(folder, 3, options.batches, flags))
+        ours.append(_rate(fit.datamodule, options.batches, _timer(fit.trainer).seconds[1]))  # the first warms up
         plain.append(_rate(fit.datamodule, options.batches, _plain_epochs(fit.model, fit.datamodule, options.batches)))
     result = {
-        "environment": describe_environment(),
+        "environment": describe_environment(fit.trainer.strategy.root_device),
         "model": type(fit.model.backbone).__name__,
         "image_size": fit.model.preprocess.image_size,
         "batch_size": fit.datamodule.batch_size,
@@ -134,7 +139,8 @@ def _peak_memory(flags: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mnist_lit", *_fit(folder, 1, 1.0, flags)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
 
 
 def table(result: dict[str, Any]) -> str:

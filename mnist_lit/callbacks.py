@@ -34,7 +34,13 @@ class RunRecord(Callback):
     For TensorBoard: charts that hold the training, validation and test curves together, a row of hyper-parameters with
     the final validation and test accuracy, the graph of the network and, at the test, the confusion matrix. And
     `data.json`: what was read, for each stage.
+
+    Args:
+        is_new: Whether the run's folder is made by this run, and not by an earlier one.
     """
+
+    def __init__(self, is_new: bool) -> None:
+        self.is_new = is_new
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the charts, the hyper-parameters and the graph."""
@@ -67,11 +73,8 @@ class RunRecord(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no folder of a run that failed before its first step: Lightning opens the log before it reads data."""
         logger = _tensorboard(trainer)
-        if logger is None or trainer.global_step > 0 or not Path(logger.log_dir).is_dir():
-            return
-        files = {file.name for file in Path(logger.log_dir).iterdir()} - {"config.yaml", "data.json", "hparams.yaml"}
-        if len(files) == 1 and next(iter(files)).startswith("events."):  # nothing of an earlier run's
-            shutil.rmtree(logger.log_dir)
+        if self.is_new and logger and trainer.global_step == 0:
+            shutil.rmtree(logger.log_dir, ignore_errors=True)
 
     def _record_data(self, trainer: Trainer, stage: str) -> None:
         data = getattr(trainer, "datamodule", None)
@@ -122,7 +125,7 @@ def _hyper_parameters(trainer: Trainer, model: DigitClassifier) -> dict[str, Any
     data = getattr(trainer, "datamodule", None)
     parameters: dict[str, Any] = {
         "model": type(model.backbone).__name__,
-        "parameters": sum(weights.numel() for weights in model.parameters() if weights.requires_grad),
+        "parameters": model.parameter_count,
         "epochs": trainer.max_epochs,
         "batch_size": getattr(data, "batch_size", None),
         "source": getattr(data, "source", None),

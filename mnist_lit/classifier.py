@@ -31,7 +31,7 @@ class DigitClassifier(LightningModule):
         center: Move each digit's centre of mass to the middle of the image.
         lr: Learning rate at the peak of the schedule.
         weight_decay: AdamW's decoupled weight decay, as a multiple of the learning rate.
-        warmup: Share of the training steps in which the learning rate rises to its peak, 0 to 1.
+        warmup: Share of the training steps in which the learning rate rises to its peak, from 0 to below 1.
 
     Raises:
         UserError: A number is out of its bounds.
@@ -53,7 +53,7 @@ class DigitClassifier(LightningModule):
             ("image_size", image_size, image_size >= 8, "8 or more"),
             ("lr", lr, 0 < lr < math.inf, "more than 0"),
             ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more"),
-            ("warmup", warmup, 0 <= warmup <= 1, "from 0 to 1"),
+            ("warmup", warmup, 0 <= warmup < 1, "from 0 to below 1"),
         ):
             if not good:
                 raise UserError(f"--model.{name} must be {bounds}, not {value}.")
@@ -62,7 +62,7 @@ class DigitClassifier(LightningModule):
         for name in ("backbone", "augment"):
             if isinstance(self.hparams[name], nn.Module):  # built in Python, not from a configuration
                 del self.hparams[name]
-        self.backbone = backbone.to(memory_format=torch.channels_last)  # as the images are, in `forward`
+        self.backbone = backbone
         self.augment = augment
         self.preprocess = Preprocess(image_size, deskew, center)
         self.lr = lr
@@ -70,12 +70,22 @@ class DigitClassifier(LightningModule):
         self.warmup = warmup
         self.example_input_array = EXAMPLE
         self.metrics = Metrics()
-        self.last_step = 0
-        """The training step, counted from 0, that the weights of a loaded checkpoint come from."""
+        self.loaded_steps: int | None = None
+        """Training steps behind the weights of a loaded checkpoint."""
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        return sum(weights.numel() for weights in self.parameters() if weights.requires_grad)
+
+    @property
+    def last_step(self) -> int:
+        """The training step that the weights come from, counted from 0, as Lightning logs an epoch's figures."""
+        return max((self.global_step if self.loaded_steps is None else self.loaded_steps) - 1, 0)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, 10) of raw pixels 0..255 (N, 1, 28, 28), uint8 or float."""
-        logits: Tensor = self.backbone(self.preprocess(images).contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.backbone(self.preprocess(images))
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -112,6 +122,10 @@ class DigitClassifier(LightningModule):
             self.metrics.watch.reset()
             if self.logger and not self.trainer.sanity_checking:
                 self.logger.log_metrics(watched, step=self.global_step - 1)  # Lightning's for the other curves
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to count anew: only metrics that are logged are reset by Lightning."""
+        self.metrics.confusion.reset()
 
     def on_test_epoch_end(self) -> None:
         """Log the test figures, digit by digit too, at the training step of the weights."""
@@ -151,12 +165,12 @@ class DigitClassifier(LightningModule):
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the checkpoint's training step, and refuse the weights of another network.
+        """Take the checkpoint's training steps, and refuse the weights of another network.
 
         Raises:
             UserError: The checkpoint's weights don't fit this network.
         """
-        self.last_step = max(checkpoint["global_step"] - 1, 0)
+        self.loaded_steps = checkpoint["global_step"]
         theirs = {name: tuple(weights.shape) for name, weights in checkpoint["state_dict"].items()}
         ours = {name: tuple(weights.shape) for name, weights in self.state_dict().items()}
         for name in sorted(theirs.keys() | ours.keys()):

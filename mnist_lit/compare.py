@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,18 @@ from typing import Any
 import yaml
 
 from mnist_lit import UserError
-from mnist_lit.report import multiply_adds, write_report
+from mnist_lit.report import Result, describe_environment, multiply_adds, write_report
 from mnist_lit.runner import LOGS, run
 
-FIRST_SEED = 42
+NEEDED: dict[str, Callable[[Any], bool]] = {
+    "ckpt_path": lambda path: path is not None,  # each run begins anew
+    "seed_everything": lambda seed: isinstance(seed, bool),  # a number to count up from
+    "trainer.fast_dev_run": bool,
+    "trainer.logger": lambda logger: logger not in (None, True),  # the curves are read back from TensorBoard's
+    "trainer.enable_checkpointing": lambda enabled: enabled is False,
+    "trainer.limit_val_batches": lambda batches: batches == 0,
+}
+"""What an option must not be for a comparison to be made."""
 
 DESCRIPTION = """Train and test each recipe in turn, and compare them.
 
@@ -41,13 +50,17 @@ def main(args: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help=f"runs a recipe: seeds {FIRST_SEED} and up")
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="runs a recipe, from the recipe's seed up (1)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the newest comparison where it stopped")
     options, rest = parser.parse_known_args(args)
     if options.seeds < 1:
         raise UserError(f"--seeds must be 1 or more, not {options.seeds}.")
     configs = list(takewhile(lambda arg: not arg.startswith("-"), rest))
     flags = rest[len(configs) :]
+    if any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
+        raise UserError("Name the recipes first, without --config: mnist-lit compare CONFIG [CONFIG ...] [OPTION ...]")
     recipes = _resolve(configs or [str(_configs() / f"ds_cnn_v{number}.yaml") for number in (1, 2, 3)], flags)
     plan = {
         "begun_with": shlex.join(["mnist-lit", "compare", *(arg for arg in args if arg != "--resume")]),
@@ -56,9 +69,9 @@ def main(args: list[str]) -> None:
     }
     root = next(iter(plan["recipes"].values()))["trainer"]["default_root_dir"] or "."
     folder = _folder(Path(root) / LOGS / "compare", plan, options.resume)
-    results: list[dict[str, Any]] = []
-    for name, (config, _) in recipes.items():
-        for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
+    results: list[Result] = []
+    for name, (config, recipe) in recipes.items():
+        for seed in range(recipe["seed_everything"], recipe["seed_everything"] + options.seeds):
             print(f"\n{name}, seed {seed} (run {len(results) + 1} of {len(recipes) * options.seeds})")
             results.append(_train_and_test(folder, name, seed, ["--config", config, *flags]))
     write_report(folder, results)
@@ -84,39 +97,45 @@ def _resolve(configs: list[str], flags: list[str]) -> dict[str, tuple[str, dict[
         if Path(config).stem in recipes:
             raise UserError(f"Two recipes are named {Path(config).stem}: rename one.")
         recipe = yaml.safe_load(text.getvalue())
-        if recipe["ckpt_path"] is not None:
-            raise UserError("mnist-lit compare trains from scratch: leave out --ckpt_path.")
+        for key, unfit in NEEDED.items():
+            part, _, option = key.rpartition(".")
+            value = (recipe[part] if part else recipe)[option]
+            if unfit(value):
+                raise UserError(f"{config}: compare cannot work with --{key} {str(value).lower()}: leave it out.")
         recipes[Path(config).stem] = (config, recipe)
     return recipes
 
 
 def _folder(parent: Path, plan: dict[str, Any], resume: bool) -> Path:
-    """A new folder that holds the plan; or to resume, the newest, whose plan must be the same."""
-    numbers = sorted(int(path.parent.name.removeprefix("version_")) for path in parent.glob("version_*/plan.json"))
+    """A new folder that holds the plan; or to resume, the newest one that holds the same plan."""
+    found = {int(path.name[8:]): path for path in parent.glob("version_*") if path.name[8:].isdecimal()}
     if not resume:
-        folder = parent / f"version_{numbers[-1] + 1 if numbers else 0}"
+        folder = parent / f"version_{max(found, default=-1) + 1}"
         folder.mkdir(parents=True)
         (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
         return folder
-    if not numbers:
+    plans = [path / "plan.json" for _, path in sorted(found.items(), reverse=True) if (path / "plan.json").exists()]
+    for path in plans:
+        begun = json.loads(path.read_text())
+        if all(begun[key] == plan[key] for key in ("seeds", "recipes")):
+            return path.parent
+    if not plans:
         raise UserError(f"There is nothing to resume in {parent}: leave out --resume.")
-    folder = parent / f"version_{numbers[-1]}"
-    begun = json.loads((folder / "plan.json").read_text())
-    if any(begun[key] != plan[key] for key in ("seeds", "recipes")):
-        raise UserError(
-            f"{folder} was begun by `{begun['begun_with']}`, with what the recipes said then: give the same, or leave "
-            "out --resume."
-        )
-    return folder
+    begun_with = json.loads(plans[0].read_text())["begun_with"]
+    raise UserError(
+        f"No comparison was begun with these options and recipes; {plans[0].parent} was begun by `{begun_with}`, with "
+        "what the recipes said then. Give the same, or leave out --resume."
+    )
 
 
-def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> dict[str, Any]:
+def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> Result:
     """The result of one run, which is trained and tested unless its folder holds the result already."""
     run_folder = folder / name / f"seed_{seed}"
     record = run_folder / "result.json"
     if record.exists():
         print("done before")
-        return dict(json.loads(record.read_text()))
+        done: Result = json.loads(record.read_text())
+        return done
     if run_folder.exists():
         shutil.rmtree(run_folder)  # of a run that was interrupted: begun anew, it repeats it exactly
     quiet = "--trainer.enable_model_summary=false"  # what it tells is in the table
@@ -124,14 +143,12 @@ def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> di
     fit = run(["fit", quiet, *recipe, f"--seed_everything={seed}"], run_folder)
     seconds = time.perf_counter() - start
     checkpoint = run_folder / "checkpoints" / "last.ckpt"
-    if not checkpoint.exists():
-        raise UserError(f"{name} kept no checkpoint to test: compare needs --trainer.enable_checkpointing.")
     test = run(["test", *recipe, f"--ckpt_path={checkpoint}", "--verbose=false"], run_folder)
-    result = {
+    result: Result = {
         "recipe": name,
         "model": type(fit.model.backbone).__name__,
         "seed": seed,
-        "parameters": sum(weights.numel() for weights in fit.model.parameters() if weights.requires_grad),
+        "parameters": fit.model.parameter_count,
         "multiply_adds": multiply_adds(fit.model),
         "epochs": fit.trainer.current_epoch,
         "train_images": len(fit.datamodule.splits["train"]),
@@ -139,6 +156,7 @@ def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> di
         "test_accuracy": test.trainer.callback_metrics["test/accuracy"].item(),
         "test_images": len(test.datamodule.splits["test"]),
         "seconds": round(seconds, 1),
+        "environment": describe_environment(fit.trainer.strategy.root_device),
     }
     print(f"{name}, seed {seed}: {100 * result['test_accuracy']:.2f} % of the test images")
     partial = record.with_suffix(".partial")  # complete under its own name, or not there

@@ -1,5 +1,6 @@
 """MNIST as a LightningDataModule: find or download the official files, verify, split, batch."""
 
+import contextlib
 import functools
 import importlib.metadata
 from pathlib import Path
@@ -35,6 +36,9 @@ class MNISTDataModule(LightningDataModule):
         val_size: Images held out for validation, the same share of every digit; 5,000 by default, 500 of the sample.
         seed: Seed of the split between training and validation.
         watch_test: Evaluate the test set too after each epoch, as a curve to look at; nothing depends on it.
+
+    Raises:
+        UserError: The batch size is less than 1.
     """
 
     def __init__(
@@ -70,9 +74,14 @@ class MNISTDataModule(LightningDataModule):
             return
         missing = [name for name in idx.OFFICIAL if idx.find(self.data_dir, name) is None]
         if missing:
+            raw = self.data_dir / "MNIST" / "raw"
+            new = [folder for folder in (raw, *raw.parents) if not folder.exists()]
             try:
                 MNIST(str(self.data_dir), download=True)
             except (RuntimeError, OSError) as error:
+                for folder in new:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()  # unless something was downloaded
                 why = str(error).splitlines()[0].rstrip(":")
                 raise UserError(
                     f"{missing[0]} is missing in {self.data_dir} and could not be downloaded ({why}): put the four "

@@ -37,14 +37,20 @@ class Parser(LightningArgumentParser):
 def _one_line(message: str) -> str:
     """The message of jsonargparse, which may span lines and show Python's names of types, in a line for a person."""
     key = re.match(r'Parser key "(.+?)":', message)
-    value = re.search(r"(?:Got value|Given value|import path string): (.*)", message)
+    value = re.search(r"(?:Got value:|Given value:|class_path|import path string:) '?([^'\n]*)", message)
     if not (key and value):
         return " ".join(message.split())
-    if "import path string" in message:
-        named = augment if key[1].endswith("augment") else backbones
-        names = [name for name, item in vars(named).items() if getattr(item, "__module__", "") == named.__name__]
-        known = ", ".join(name for name in names if isinstance(getattr(named, name), type) and name[0] != "_")
-        return f"--{key[1]}: there is no class {value[1]}; choose from {known}, or give one as package.module.Class."
+    if key[1] in ("model.backbone", "model.augment") and "path" in message:
+        own = backbones if key[1] == "model.backbone" else augment
+        names = [name for name, item in vars(own).items() if isinstance(item, type) and item.__module__ == own.__name__]
+        known = ", ".join(name for name in names if not name.startswith("_"))
+        why = re.search(r"(No module named .*|module .* has no attribute .*)", message)
+        why_text = f" ({why[1]})" if why else ""
+        return (
+            f"--{key[1]}: there is no class {value[1]}{why_text}; choose from {known}, or give one that Python can "
+            "import, as package.module.Class."
+        )
     expected = [re.sub(r"<class '(?:.*\.)?(\w+)'>|typing\.(\w+)", r"\1\2", kind) for kind in _EXPECTED.findall(message)]
-    expected = [kind for kind in expected if kind != "NoneType"]
-    return f"--{key[1]} takes {' or '.join(expected)}, not {value[1]}."
+    kinds = [kind for kind in expected if kind != "NoneType" and not kind.startswith(("path", "dot"))]
+    option = f"--{key[1]}" if "." in key[1] else key[1]  # of what is nested deeper, only the end is known
+    return f"{option} takes {' or '.join(kinds)}, not {value[1]}." if kinds else " ".join(message.split())

@@ -1,5 +1,6 @@
 """The report of a comparison: a table, the same as data, and a plot of the curves."""
 
+import copy
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import re
 import statistics
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import lightning
 import torch
@@ -18,36 +19,53 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_lit.classifier import EXAMPLE, DigitClassifier
 
+
+class Result(TypedDict):
+    """What one run of a comparison gave."""
+
+    recipe: str
+    model: str
+    seed: int
+    parameters: int
+    multiply_adds: int  # of the backbone, an image
+    epochs: int
+    train_images: int
+    val_accuracy: float  # 0 to 1, after the last epoch
+    test_accuracy: float  # 0 to 1, with the weights of the last epoch
+    test_images: int
+    seconds: float  # of the fit, from its start to its end
+    environment: str
+
+
 COLOURS = {"train": "tab:blue", "val": "tab:orange", "test": "tab:green"}
 
 
 def multiply_adds(model: DigitClassifier) -> int:
     """Multiplications with additions that the backbone's convolutions and linear layers take for one image."""
+    backbone = copy.deepcopy(model.backbone).eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         images = model.preprocess(EXAMPLE.to(model.device))
-        model.backbone.eval()(images)
+        backbone(images)
     return counter.get_total_flops() // 2
 
 
-def write_report(folder: Path, results: list[dict[str, Any]]) -> None:
+def write_report(folder: Path, results: list[Result]) -> None:
     """Print the table of the runs' results and write it, the results and the plot into the folder."""
-    environment = describe_environment()
-    text = table(results) + f"\n{results[0]['test_images']:,} test images. {environment}\n"
-    content = {"environment": environment, "runs": results}
-    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    text = table(results) + f"\n{results[0]['test_images']:,} test images. {results[0]['environment']}\n"
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (folder / "results.md").write_text(text)
     _plot(folder, results)
     print(f"\n{text}\n{folder}: results.md, results.json, accuracy.png")
 
 
-def describe_environment() -> str:
-    """What the figures of a run depend on: hardware, threads, versions, date."""
+def describe_environment(device: torch.device) -> str:
+    """What figures measured on the device depend on: hardware, threads, versions, date."""
     cpuinfo = Path("/proc/cpuinfo")  # of Linux; elsewhere the platform knows
     names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
     processor = names[0] if names else platform.processor() or platform.machine()
-    if torch.cuda.is_available():
-        processor = f"{torch.cuda.get_device_name()}; {processor}"
+    if device.type == "cuda":
+        processor = f"{torch.cuda.get_device_name(device)}; {processor}"
     return (
         f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
         f"lightning {lightning.__version__}, Python {platform.python_version()}; {date.today()}."
@@ -55,20 +73,21 @@ def describe_environment() -> str:
 
 
 def wilson(accuracy: float, images: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy measured on so many images (Wilson, 1927)."""
+    """The 95 % interval, lower and upper end, of an accuracy from 0 to 1 measured on so many images (Wilson, 1927)."""
     z = statistics.NormalDist().inv_cdf(0.975)
     middle = (accuracy + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * math.sqrt(accuracy * (1 - accuracy) / images + (z / (2 * images)) ** 2)
     return middle - half, middle + half
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def table(results: list[Result]) -> str:
     """The results as a Markdown table, a row a recipe: the mean of its runs, with the interval of one such accuracy."""
-    seeds = len({result["seed"] for result in results})
-    columns = ["model", "parameters", "multiply-adds", "epochs", "test accuracy % (95 % interval)"]
-    columns += [f"mean ± sd of {seeds} seeds %"] if seeds > 1 else []
+    names = list(dict.fromkeys(result["recipe"] for result in results))
+    seeds = len(results) // len(names)
+    columns = ["model", "parameters", "multiply-adds", "epochs", "validation %", "test % (95 % interval)"]
+    columns += [f"test, mean ± sd of {seeds} seeds"] if seeds > 1 else []
     rows = [[*columns, "seconds"]]
-    for name in dict.fromkeys(result["recipe"] for result in results):
+    for name in names:
         runs = [result for result in results if result["recipe"] == name]
         accuracies = [100 * result["test_accuracy"] for result in runs]
         mean = statistics.mean(accuracies)
@@ -76,6 +95,7 @@ def table(results: list[dict[str, Any]]) -> str:
         model = runs[0]["model"]
         row = [model if name == model.lower() else f"{model} ({name})"]
         row += [f"{runs[0]['parameters']:,}", f"{runs[0]['multiply_adds']:,}", str(runs[0]["epochs"])]
+        row += [f"{100 * statistics.mean(result['val_accuracy'] for result in runs):.2f}"]
         row += [f"{mean:.2f} ({100 * low:.2f} to {100 * high:.2f})"]
         row += [f"{mean:.2f} ± {statistics.stdev(accuracies):.2f}"] if seeds > 1 else []
         rows.append([*row, f"{statistics.mean(result['seconds'] for result in runs):.0f}"])
@@ -84,7 +104,7 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
 
 
-def _plot(folder: Path, results: list[dict[str, Any]]) -> None:
+def _plot(folder: Path, results: list[Result]) -> None:
     """Draw the curves of `accuracy.png` from the runs' TensorBoard logs: a panel a recipe, a line a run."""
     names = list(dict.fromkeys(result["recipe"] for result in results))
     figure = Figure(figsize=(4 * len(names) + 0.5, 3.6), layout="constrained")
@@ -96,12 +116,15 @@ def _plot(folder: Path, results: list[dict[str, Any]]) -> None:
         for result in runs:
             events = EventAccumulator(str(folder / name / f"seed_{result['seed']}"))
             events.Reload()
+            epoch_of = {event.step: epoch for epoch, event in enumerate(events.Scalars("train/accuracy"), start=1)}
             for tag, colour in COLOURS.items():
-                curve = {event.step: 100 * event.value for event in events.Scalars(f"{tag}/accuracy")}
-                if len(curve) > 1 or tag != "test":  # a lone test figure is the final one, drawn below
-                    epochs, accuracies = list(range(1, len(curve) + 1)), list(curve.values())
-                    panel.plot(epochs, accuracies, color=colour, label=labels.pop(tag, None))
-                    lowest = min(lowest, *accuracies[len(accuracies) > 2 :])  # the first epoch may leave the picture
+                # by its epoch: the final test stands again at the last one, and has a star of its own
+                curve = {epoch_of[event.step]: 100 * event.value for event in events.Scalars(f"{tag}/accuracy")}
+                if len(curve) == 1 and tag == "test":
+                    continue
+                panel.plot(list(curve), list(curve.values()), color=colour, label=labels.pop(tag, None))
+                later = [accuracy for epoch, accuracy in curve.items() if epoch > 1 or len(curve) < 3]
+                lowest = min(lowest, *later)  # of the first epoch, the picture need not show the depth
         finals = [100 * result["test_accuracy"] for result in runs]
         label = f"test, final: {statistics.mean(finals):.2f} %"
         panel.plot([runs[0]["epochs"]] * len(finals), finals, "*", ms=11, color=COLOURS["test"], label=label)

@@ -4,19 +4,21 @@ import json
 import logging
 import os
 import shlex
+import signal
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mnist_lit import UserError
 from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunRecord
+from mnist_lit.checkpoints import RandomState, keepers, load, newest
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.parser import Parser
@@ -35,7 +37,7 @@ HUSHED = (
     "The '.*' does not have many workers",  # whole batches are indexed in memory: workers would only slow that down
     "The number of training batches",  # nothing is logged in a step but the learning rate
     "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
-    "The dirpath has changed from",  # nor has it any of the fit's
+    "The dirpath has changed from",  # nor does it keep the best score
     "Be aware that when using `ckpt_path`, callbacks",  # a test keeps no checkpoints
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # within Lightning
     "You called `self.log\\(.*no logger",  # the user asked for none, or the command needs none
@@ -66,7 +68,12 @@ def main(args: list[str]) -> None:
 
 
 def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
-    """Run fit, validate, test or predict, in the folder if one is given, and hand back what it ran with."""
+    """Run fit, validate, test or predict, in the folder if one is given, and hand back what it ran with.
+
+    Raises:
+        UserError: What was asked for cannot be done.
+        SystemExit: The arguments are at fault, or ask for help; or the process was told to end.
+    """
     with warnings.catch_warnings():
         for start in HUSHED:
             warnings.filterwarnings("ignore", start)
@@ -79,12 +86,14 @@ def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
                 parser_class=Parser,
                 parser_kwargs={name: {"usage": f"mnist-lit {name} {usage}"} for name, usage in USAGE.items()},
                 seed_everything_default=42,
-                trainer_defaults={"max_epochs": 15, "deterministic": "warn"},
+                trainer_defaults={"max_epochs": 15, "devices": 1, "deterministic": "warn"},
                 save_config_kwargs={"overwrite": True},  # a second run may be given the first one's folder
                 auto_configure_optimizers=False,
             )
         except MisconfigurationException as error:  # Lightning's word for what the user asked of the Trainer
             raise UserError(" ".join(str(error).split())) from error
+        except SIGTERMException as error:
+            raise SystemExit(128 + signal.SIGTERM) from error  # Lightning's (2.6.6) has the exit code of success
 
 
 class DigitCLI(LightningCLI):
@@ -100,6 +109,7 @@ class DigitCLI(LightningCLI):
         """
         self.run_folder = folder
         self.trained_steps = 0
+        self.changed: list[str] = []  # options that are not what the checkpoint was trained with
         super().__init__(*args, **kwargs)
 
     @staticmethod
@@ -125,9 +135,9 @@ class DigitCLI(LightningCLI):
                 raise UserError(f"{command} needs --ckpt_path: a file, or `last` or `best` of the newest run.")
             return
         path = self._find_checkpoint(path, args)
-        checkpoint = _load(path)
+        checkpoint = load(path)
         self.trained_steps = checkpoint["global_step"]
-        if path.parent.name == "checkpoints":
+        if path.parent.name == "checkpoints" and (path.parent.parent / "config.yaml").exists():
             self.run_folder = path.parent.parent
         remembered = {
             part: {name: value for name, value in checkpoint.get(key, {}).items() if not name.startswith("_")}
@@ -135,14 +145,20 @@ class DigitCLI(LightningCLI):
         }
         ours = [command, f"--config={json.dumps(remembered)}"]
         super().parse_arguments(parser, ours)
-        begun = self.config[command].model
+        begun = self.config[command]
         super().parse_arguments(parser, [*ours, *args[1:], f"--ckpt_path={path}"])
-        model = self.config[command].model
-        if command == "fit" and model != begun:
-            changed = next(name for name in vars(model) if model[name] != begun[name])
+        options = self.config[command]
+        self.changed = [f"model.{name}" for name in vars(options.model) if options.model[name] != begun.model[name]]
+        self.changed += [f"data.{name}" for name in remembered["data"] if options.data[name] != begun.data[name]]
+        if command == "fit" and self.changed:
             raise UserError(
-                f"A run goes on as it began, and {path} was trained with another --model.{changed}: leave that out, or "
-                "start anew without --ckpt_path."
+                f"A run goes on as it began, and {path} was trained with another --{self.changed[0]}: leave that out, "
+                "or start anew without --ckpt_path."
+            )
+        split = {"data.source", "data.val_size", "data.seed"} & set(self.changed)
+        if split and (command == "validate" or (begun.data.source, options.data.source) == ("mnist", "sample")):
+            raise UserError(
+                f"With another --{split.pop()} {command} would measure on images that {path} was trained on."
             )
 
     def _parse_ckpt_path(self) -> None:
@@ -153,15 +169,15 @@ class DigitCLI(LightningCLI):
             if not Path(path).is_file():
                 raise UserError(f"--ckpt_path {path}: there is no such file.")
             return Path(path)
-        logs = self.logs()
-        named = any(arg.startswith(("-c", "--config", "--model.backbone")) for arg in args)  # then of its runs
-        below = logs / self._model_name() if named else logs
-        found = [file for file in below.glob(f"**/checkpoints/{path}.ckpt") if logs / "reference" not in file.parents]
-        if not found:
-            raise UserError(f"--ckpt_path {path}: no run below {below} has kept one. Run mnist-lit fit first.")
-        newest = max(found, key=lambda file: file.stat().st_mtime)
-        print(f"--ckpt_path {path}: {newest}")
-        return newest
+        options, logs = self.config[self.config.subcommand], self.logs()
+        named = any(arg.partition("=")[0] == "--model.backbone" for arg in args) or any(
+            "backbone" in Path(str(file)).read_text() for file in options.config or []
+        )
+        # going on inside a comparison would change it behind its report
+        without = {logs / "reference"} | ({logs / "compare"} if self.config.subcommand == "fit" else set())
+        found = newest(path, logs, without, options.model.backbone.class_path if named else None)
+        print(f"--ckpt_path {path}: {found}")
+        return found
 
     def logs(self) -> Path:
         """Folder of all runs."""
@@ -177,11 +193,14 @@ class DigitCLI(LightningCLI):
         if self.subcommand != "fit" or options.ckpt_path or options.trainer.logger is False:
             self.save_config_callback = None
 
-    def _logger(self) -> Logger | Literal[False]:
-        """A log in the run's folder: a new run's, or the one that is resumed or tested; none otherwise."""
+    def _logger(self) -> TensorBoardLogger | Literal[False]:
+        """A log in the run's folder: a new run's, or the one that is resumed or tested as it is; none otherwise."""
+        options = self.config[self.subcommand].trainer
         if self.subcommand == "fit" and not self.run_folder:
             return TensorBoardLogger(self.logs(), self._model_name(), default_hp_metric=False)
-        if self.subcommand not in ("fit", "test") or not self.run_folder:
+        whole = options.limit_test_batches is None and not options.fast_dev_run and not options.overfit_batches
+        is_test = self.subcommand == "test" and whole and not self.changed
+        if not self.run_folder or not (self.subcommand == "fit" or is_test):
             return False
         # what a killed run logged after its checkpoint is purged: it is drawn anew
         purge_step = self.trained_steps if self.subcommand == "fit" else None
@@ -190,33 +209,20 @@ class DigitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the log and the callbacks that every run has."""
-        trainer = self.config_init[self.subcommand].trainer
-        given = trainer.callbacks or []
-        callbacks: list[Callback] = [*(given if isinstance(given, list) else [given]), RunRecord()]
-        logger = self._logger() if trainer.logger in (None, True) else trainer.logger
-        if trainer.enable_progress_bar is not False:
+        options = self.config_init[self.subcommand].trainer
+        logger = self._logger() if options.logger in (None, True) else options.logger
+        is_new = isinstance(logger, TensorBoardLogger) and not Path(logger.log_dir).exists()
+        given = options.callbacks or []
+        callbacks: list[Callback] = [*(given if isinstance(given, list) else [given]), RunRecord(is_new), RandomState()]
+        keeps_own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+        if options.enable_progress_bar is not False:
             callbacks.append(ProgressBar(refresh_rate=20))  # drawing it at every step costs 0.4 ms a step
         if self.subcommand == "fit" and logger:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
-        keeps_own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
-        if self.subcommand == "fit" and trainer.enable_checkpointing is not False and not keeps_own:
-            # Two, because Lightning's (2.6.6) `save_last` saves only when the best one changes. They have no version
-            # counter: in a folder that is used twice, the files are the newer run's.
-            whole: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-            best = ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", **whole)
-            callbacks += [best, ModelCheckpoint(filename="last", **whole)]
+        if not logger and options.enable_checkpointing is None:
+            kwargs["enable_checkpointing"] = False  # there is no folder to keep them in
+        elif self.subcommand == "fit" and options.enable_checkpointing is not False and not keeps_own:
+            callbacks += keepers()
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder or Path()))
         return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """A checkpoint, read so that nothing but tensors and plain values is let in."""
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        checkpoint["state_dict"], checkpoint["global_step"]
-    except Exception as error:  # torch raises whatever the bytes lead it to
-        raise UserError(
-            f"{path} is not a checkpoint of mnist-lit: it is damaged, or holds more than weights and plain values."
-        ) from error
-    return checkpoint

@@ -14,7 +14,7 @@ from mnist_lit.classifier import DigitClassifier
 
 @pytest.mark.parametrize(
     "options",
-    [{"image_size": 7}, {"lr": 0.0}, {"lr": math.inf}, {"weight_decay": -1.0}, {"warmup": 1.1}, {"warmup": -0.1}],
+    [{"image_size": 7}, {"lr": 0.0}, {"lr": math.inf}, {"weight_decay": -1.0}, {"warmup": 1.0}, {"warmup": -0.1}],
 )
 def test_a_number_out_of_bounds_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"--model.{next(iter(options))} must be"):
@@ -43,6 +43,15 @@ def test_augmentation_is_for_training_alone() -> None:
     assert ours["test/accuracy"] == (plain(batch[0]).argmax(1) == batch[1]).float().mean()
     expected = nn.functional.cross_entropy(plain(batch[0]), batch[1])
     torch.testing.assert_close(ours["test/loss"], expected)
+
+
+def test_each_test_counts_anew() -> None:
+    batch = torch.zeros(20, 1, 28, 28, dtype=torch.uint8), torch.arange(20) % 10
+    model = DigitClassifier(DS_CNN_V2()).eval()
+    for _ in range(2):
+        model.on_test_epoch_start()
+        model.test_step(batch, 0)
+    assert model.metrics.confusion.compute().sum() == 20
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls() -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 import mnist_lit
@@ -38,6 +40,19 @@ class Flat(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.linear(images.flatten(1))
+        return logits
+
+
+class Conv(nn.Module):
+    """A stranger's network that views its features as rows, as many do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.linear = nn.Linear(4 * 14 * 14, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.conv(images).relu().view(len(images), -1))
         return logits
 
 
@@ -96,7 +111,7 @@ def test_a_reloaded_checkpoint_is_as_accurate_as_the_fit_that_saved_it(capsys: p
     fit = run(["fit", *options, "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false"])
     reached = fit.trainer.callback_metrics["val/accuracy"].item()
     capsys.readouterr()
-    run(["validate", "--ckpt_path=last", "--data.val_size=50"])
+    run(["validate", "--ckpt_path=last"])
     assert accuracy(capsys.readouterr().out) == pytest.approx(reached)
     assert reached > 0.2
 
@@ -129,7 +144,9 @@ def test_predictions_are_the_network_s(main: Main) -> None:
     assert [float(row["confidence"]) for row in rows] == pytest.approx(probabilities.amax(1).tolist(), abs=1e-4)
 
 
-def test_last_and_best_find_the_newest_run_of_the_model_named(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+def test_last_and_best_find_the_newest_run_of_the_model_named(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main("fit")
     main("fit --model.backbone=DS_CNN_V2")
     os.utime(LAST, (0, 0))
@@ -138,29 +155,76 @@ def test_last_and_best_find_the_newest_run_of_the_model_named(main: Main, capsys
     assert "ds_cnn_v2/version_0/checkpoints/last.ckpt" in capsys.readouterr().out
     main("test --ckpt_path last --model.backbone=DS_CNN_V1")
     assert str(LAST) in capsys.readouterr().out
+    (tmp_path / "data.yaml").write_text("data: {batch_size: 20}\n")
+    main("validate --ckpt_path best --config=data.yaml")
+    assert "ds_cnn_v2/version_0/checkpoints/best.ckpt" in capsys.readouterr().out
 
 
 def test_the_user_beats_the_checkpoint(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     main("fit --model.image_size=16")
     main(f"test --ckpt_path {LAST}")
     trained = accuracy(capsys.readouterr().out)
+    logs = sorted(RUN.iterdir())
     main(f"test --ckpt_path {LAST} --model.image_size=8")
     assert accuracy(capsys.readouterr().out) != trained
+    assert sorted(RUN.iterdir()) == logs  # what the run did not do is not written into its log
     told = error(main, f"test --ckpt_path {LAST} --model.backbone=DS_CNN_V3", capsys)
     assert "another network" in told
     assert "DS_CNN_V3" in told
     assert "--model.lr" in error(main, f"fit --ckpt_path {LAST} --model.lr=0.5", capsys)
 
 
-def test_a_resumed_run_goes_on_in_its_folder(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    main("fit --trainer.max_epochs=4 --trainer.max_steps=10")  # stopped after two of its epochs
-    assert torch.load(LAST, weights_only=True)["epoch"] == 1
-    config = (RUN / "config.yaml").read_text()
-    main("fit --ckpt_path last --trainer.max_steps=10")
-    assert list(Path("lightning_logs").rglob("version_*")) == [RUN]
-    assert (RUN / "config.yaml").read_text() == config
+@pytest.mark.parametrize(
+    "line", ["fit --data.seed=1", "fit --data.val_size=60", "validate --data.seed=1", "test --data.source=sample"]
+)
+def test_a_checkpoint_is_not_measured_on_what_it_was_trained_on(
+    main: Main, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    main("fit --trainer.max_epochs=1")
+    command, option = line.split()
+    assert option.partition("=")[0] in error(main, f"{command} --ckpt_path last {option}", capsys)
+
+
+class Interrupt(Callback):
+    """Ends a run in its second epoch, as Ctrl-C does."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == (1, 2):
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_run_ends_as_the_uninterrupted_one(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = "fit --trainer.max_epochs=3 --model.augment=RandomAffineBatch --model.backbone.dropout=0.2"
+    main(fit)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main(f"{fit} --trainer.callbacks={__name__}.Interrupt")
+    run = RUN.with_name("version_1")
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+    config = (run / "config.yaml").read_text()
+    main(f"{fit} --ckpt_path last")
+    assert sorted(path.name for path in RUN.parent.iterdir()) == ["version_0", "version_1"]
+    assert (run / "config.yaml").read_text() == config
+    ours, theirs = (torch.load(folder / "checkpoints/last.ckpt", weights_only=True) for folder in (RUN, run))
+    assert same(ours["state_dict"], theirs["state_dict"])
+    assert torch.equal(ours["callbacks"]["RandomState"]["cpu"], theirs["callbacks"]["RandomState"]["cpu"])
+    curves = [EventAccumulator(str(folder)).Reload().Scalars("val/accuracy") for folder in (RUN, run)]
+    assert [(event.step, event.value) for event in curves[0]] == [(event.step, event.value) for event in curves[1]]
     told = error(main, "fit --ckpt_path last --trainer.max_epochs=5", capsys)
-    assert "planned for 10 steps, and this makes 25" in told
+    assert "planned for 15 steps, and this makes 25" in told
+
+
+def test_the_best_checkpoint_stays_the_best_when_resumed_from_elsewhere(
+    main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main("fit --model.lr=1e-9 --trainer.max_epochs=3 --trainer.max_steps=5")  # whose first epoch is never bettered
+    best = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)
+    monkeypatch.chdir("lightning_logs")
+    root = Path.cwd().parent
+    with pytest.raises(SystemExit):  # the steps planned
+        main(f"fit --ckpt_path {root / LAST} --trainer.max_epochs=3 --data.data_dir={root / 'data'}")
+    state = torch.load(root / LAST, weights_only=True)["callbacks"]
+    (score,) = (value["best_model_score"] for key, value in state.items() if key.startswith("BestCheckpoint"))
+    assert score == best["callbacks"][next(key for key in state if key.startswith("BestCheckpoint"))]["current_score"]
 
 
 def test_a_seed_repeats_a_run(main: Main) -> None:
@@ -200,16 +264,29 @@ def test_one_training_batch_is_one_batch(main: Main, tmp_path: Path) -> None:
         assert torch.load(max(Path().rglob("last.ckpt"), key=os.path.getmtime), weights_only=True)["global_step"] == 2
 
 
-def test_any_module_can_be_the_backbone(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    main(f"fit --model.backbone={__name__}.Flat --model.backbone.pixels=256 --model.image_size=16")
+@pytest.mark.parametrize("network", ["Flat --model.backbone.pixels=256", "Conv"])
+def test_any_module_can_be_the_backbone(main: Main, capsys: pytest.CaptureFixture[str], network: str) -> None:
+    main(f"fit --model.backbone={__name__}.{network} --model.image_size=16")
     main("test --ckpt_path last")
-    assert Path("lightning_logs/flat/version_0").is_dir()
     assert accuracy(capsys.readouterr().out) > 0.1
 
 
 def test_without_a_logger_nothing_is_written(main: Main) -> None:
-    main("fit --trainer.logger=false --trainer.enable_checkpointing=false")
+    main("fit --trainer.logger=false")
     assert [path.name for path in Path().iterdir()] == ["data"]
+
+
+def test_an_ended_process_says_so(main: Main) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(f"fit --trainer.callbacks={__name__}.Terminate")
+    assert end.value.code == 143
+
+
+class Terminate(Callback):
+    """Asks the process to end, as a shutdown does."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +300,9 @@ def test_without_a_logger_nothing_is_written(main: Main) -> None:
         ("fit --model.backbone.activation=Sigmoid2", "ReLU"),
         ("fit --model.backbone.dilation=0", "--model.backbone.dilation must be 1 or more"),
         ("fit --model.backbone.dropout=2", "--model.backbone.dropout must be from 0 to below 1"),
+        ("fit --model.backbone=nowhere.Net", "No module named 'nowhere'"),
+        ("fit --model.augment.degree=3", "'degree' is not accepted"),
+        ("fit --model.warmup=1", "--model.warmup must be from 0 to below 1"),
         ("fit --model.augment=Blur", "choose from RandomAffineBatch"),
         ("fit --data.source=fashion", "'mnist', 'sample'"),
         ("fit --data.batch_size=0", "--data.batch_size must be 1 or more"),
@@ -241,6 +321,10 @@ def test_without_a_logger_nothing_is_written(main: Main) -> None:
         ("compare --seeds=0", "--seeds must be 1 or more"),
         ("compare nowhere.yaml", "nowhere.yaml"),
         ("compare --modl=3", "--modl"),
+        ("compare --config=unknown.yaml", "Name the recipes first"),
+        ("compare --trainer.logger=false", "cannot work with --trainer.logger false"),
+        ("compare --trainer.limit_val_batches=0", "cannot work with --trainer.limit_val_batches 0"),
+        ("compare --ckpt_path=last", "cannot work with --ckpt_path last"),
         ("compare --resume", "nothing to resume"),
         ("benchmark --rounds=1", "--rounds and --batches"),
     ],

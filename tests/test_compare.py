@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lit import compare, report
 from mnist_lit.backbones import DS_CNN_V2
@@ -22,14 +23,14 @@ def recipes(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text(RECIPE % lr)
 
 
-def results() -> list[dict[str, Any]]:
-    runs: list[dict[str, Any]] = json.loads((FOLDER / "results.json").read_text())["runs"]
+def results() -> list[report.Result]:
+    runs: list[report.Result] = json.loads((FOLDER / "results.json").read_text())
     return runs
 
 
 @pytest.mark.usefixtures("recipes")
 def test_recipes_and_seeds_are_trained_tested_and_compared(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    main("compare slow.yaml quick.yaml --seeds 2 --data.watch_test=true")
+    main("compare slow.yaml quick.yaml --seeds 2 --data.watch_test=true --seed_everything=42")
     assert [(result["recipe"], result["seed"]) for result in results()] == [
         ("slow", 42),
         ("slow", 43),
@@ -41,7 +42,7 @@ def test_recipes_and_seeds_are_trained_tested_and_compared(main: Main, capsys: p
         assert (result["train_images"], result["test_images"]) == (250, 100)
     table = (FOLDER / "results.md").read_text()
     assert table.splitlines()[2].startswith("| DS_CNN_V2 (slow)")
-    assert "mean ± sd of 2 seeds" in table
+    assert "test, mean ± sd of 2 seeds" in table
     assert table in capsys.readouterr().out
     assert (FOLDER / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     checkpoint = FOLDER / "quick/seed_43/checkpoints/last.ckpt"
@@ -78,15 +79,13 @@ def test_resuming_repeats_nothing_that_is_finished(main: Main, monkeypatch: pyte
     assert sorted(path.name for path in FOLDER.parent.iterdir()) == ["version_0", "version_1"]
 
 
-@pytest.mark.usefixtures("recipes")
-def test_the_last_epoch_s_weights_are_tested(main: Main) -> None:
-    main("compare quick.yaml --trainer.max_epochs=3 --data.watch_test=true")
-    checkpoint = torch.load(FOLDER / "quick/seed_42/checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 15
-
-
-def test_without_recipes_it_is_the_three_networks() -> None:
-    assert sorted(path.name for path in compare._configs().iterdir()) == [f"ds_cnn_v{n}.yaml" for n in (1, 2, 3)]
+def test_the_last_epoch_s_weights_of_the_three_networks_are_tested(main: Main) -> None:
+    main("compare --trainer.max_epochs=3 --model.lr=1e-9 --seed_everything=7")  # whose first epoch is never bettered
+    assert [(result["recipe"], result["seed"]) for result in results()] == [(f"ds_cnn_v{n}", 7) for n in (1, 2, 3)]
+    run = FOLDER / "ds_cnn_v1/seed_7"
+    epochs = [torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last")]
+    assert epochs == [0, 2]
+    assert [event.step for event in EventAccumulator(str(run)).Reload().Scalars("test/accuracy")] == [14]
 
 
 def test_multiply_adds_are_those_counted_by_hand() -> None:
