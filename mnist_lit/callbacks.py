@@ -124,16 +124,18 @@ def _tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
 def _hyper_parameters(trainer: Trainer, model: DigitClassifier) -> dict[str, Any]:
     data = getattr(trainer, "datamodule", None)
     parameters: dict[str, Any] = {
-        "model": type(model.backbone).__name__,
-        "parameters": model.parameter_count,
+        # capitals sort first, and TensorBoard shows no more than the first five
+        "Model": type(model.backbone).__name__,
+        "Parameters": model.parameter_count,
+        "Seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
         "epochs": trainer.max_epochs,
         "batch_size": getattr(data, "batch_size", None),
         "source": getattr(data, "source", None),
-        "seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
     }
     for name, value in model.hparams.items():
         if isinstance(value, dict) and "class_path" in value:
-            parameters[name] = value["class_path"].rpartition(".")[2]
+            if name != "backbone":  # the model
+                parameters[name] = value["class_path"].rpartition(".")[2]
             parameters |= {f"{name}.{key}": argument for key, argument in value.get("init_args", {}).items()}
         elif not name.startswith("_"):
             parameters[name] = value

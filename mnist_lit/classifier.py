@@ -132,7 +132,7 @@ class DigitClassifier(LightningModule):
         self._log(self.metrics.test)
         counts = self.metrics.confusion.compute()  # (10, 10): true digit, digit read
         recalls = counts.diag() / counts.sum(dim=1)
-        self.log_dict({f"test/accuracy_digit_{digit}": recall for digit, recall in enumerate(recalls)})
+        self.log_dict({f"test/digit_{digit}_accuracy": recall for digit, recall in enumerate(recalls)})
         self.log("step", float(self.last_step))  # which Lightning takes for the x axis, instead of 0
 
     def _log(self, metrics: MetricCollection) -> None:

@@ -125,7 +125,8 @@ class DigitCLI(LightningCLI):
         """Parse, with what the checkpoint remembers of its run laid under what the user gives.
 
         Raises:
-            UserError: The checkpoint is not to be had, or a run to be resumed would go on with another model.
+            UserError: The checkpoint is not to be had, a run to be resumed would go on with other options, or images
+                that were trained on would be measured on.
         """
         super().parse_arguments(parser, args)
         command = self.config.subcommand
@@ -158,7 +159,7 @@ class DigitCLI(LightningCLI):
         split = {"data.source", "data.val_size", "data.seed"} & set(self.changed)
         if split and (command == "validate" or (begun.data.source, options.data.source) == ("mnist", "sample")):
             raise UserError(
-                f"With another --{split.pop()} {command} would measure on images that {path} was trained on."
+                f"With another --{min(split)} {command} would measure on images that {path} was trained on."
             )
 
     def _parse_ckpt_path(self) -> None:
@@ -190,7 +191,8 @@ class DigitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Write down the configuration of a run that begins, and of no other."""
         options = self.config[self.subcommand]
-        if self.subcommand != "fit" or options.ckpt_path or options.trainer.logger is False:
+        resumed = options.ckpt_path and self.run_folder
+        if self.subcommand != "fit" or resumed or options.trainer.logger is False:
             self.save_config_callback = None
 
     def _logger(self) -> TensorBoardLogger | Literal[False]:
@@ -203,7 +205,7 @@ class DigitCLI(LightningCLI):
         if not self.run_folder or not (self.subcommand == "fit" or is_test):
             return False
         # what a killed run logged after its checkpoint is purged: it is drawn anew
-        purge_step = self.trained_steps if self.subcommand == "fit" else None
+        purge_step = (self.trained_steps or None) if self.subcommand == "fit" else None
         parent, name = self.run_folder.parent, self.run_folder.name
         return TensorBoardLogger(parent, "", version=name, default_hp_metric=False, purge_step=purge_step)
 

@@ -60,7 +60,7 @@ def test_tensorboard_shows_the_run(main: Main) -> None:
     main("test --ckpt_path last")
     run = "ds_cnn_v1/version_0"
     with Server() as server:
-        tags = server.wait("scalars/tags", lambda tags: "test/accuracy_digit_9" in tags.get(run, {}))
+        tags = server.wait("scalars/tags", lambda tags: "test/digit_9_accuracy" in tags.get(run, {}))
         assert list(tags) == [run]
         curves = {f"{split}/{kind}" for split in ("train", "val", "test") for kind in ("accuracy", "loss")}
         assert curves | {"lr-AdamW"} <= set(tags[run])
@@ -82,7 +82,7 @@ def test_tensorboard_shows_the_run(main: Main) -> None:
         assert chart["multiline"]["tag"] == ["train/accuracy", "val/accuracy", "test/accuracy"]
 
         (experiment,) = [server.get("hparams/experiment", {})]
-        assert {info["name"] for info in experiment["hparamInfos"]} >= {"model", "parameters", "seed", "lr", "epochs"}
+        assert {info["name"] for info in experiment["hparamInfos"]} >= {"Model", "Parameters", "Seed", "lr", "epochs"}
         metrics = [info["name"] for info in experiment["metricInfos"]]
         assert [metric["tag"] for metric in metrics] == ["val/accuracy", "test/accuracy"]
         request = {
@@ -92,7 +92,7 @@ def test_tensorboard_shows_the_run(main: Main) -> None:
             "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_UNKNOWN", "STATUS_FAILURE"],
         }
         (group,) = server.get("hparams/session_groups", request)["sessionGroups"]
-        assert group["hparams"]["parameters"] == 5_226
+        assert group["hparams"]["Parameters"] == 5_226
         values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
         assert values == {"val/accuracy": points("val/accuracy")[-1][1], "test/accuracy": test[-1][1]}
 
