@@ -149,15 +149,15 @@ def table(result: dict[str, Any]) -> str:
     def spread(values: list[float], form: str) -> str:
         return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
-    rounds = len(result["ratios"])
+    rounds, batches = len(result["ratios"]), f"{result['batches']} batches of {result['batch_size']}"
     return f"""
-{result["model"]}, {result["image_size"]} px, batches of {result["batch_size"]}: median of {rounds} rounds
+{result["model"]}, {result["image_size"]} px, {batches}: median of {rounds} rounds
 
 | training                | images/s (lowest to highest) |
 |-------------------------|------------------------------|
 | `mnist-lit fit`         | {spread(result["fit_images_per_s"], ",.0f")} |
 | plain PyTorch loop      | {spread(result["plain_images_per_s"], ",.0f")} |
-| ratio                   | {spread(result["ratios"], ".2f")} |
+| ratio of a round        | {spread(result["ratios"], ".2f")} |
 | peak memory of a fit    | {result["peak_memory_gb"]:.2f} GB |
 
 {result["environment"]}

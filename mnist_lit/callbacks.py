@@ -71,9 +71,12 @@ class RunRecord(Callback):
         logger.experiment.add_figure("test/confusion_matrix", figure, pl_module.last_step)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no folder of a run that failed before its first step: Lightning opens the log before it reads data."""
+        """Leave no folder of a run that failed before its first step; say how an interrupted one goes on."""
         logger = _tensorboard(trainer)
-        if self.is_new and logger and trainer.global_step == 0:
+        last = Path(logger.log_dir) / "checkpoints" / "last.ckpt" if logger else None
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and last and last.exists():
+            print(f"The last whole epoch is kept; to go on: mnist-lit fit --ckpt_path {last}")
+        if self.is_new and logger and trainer.global_step == 0:  # Lightning opens the log before it reads the data
             shutil.rmtree(logger.log_dir, ignore_errors=True)
 
     def _record_data(self, trainer: Trainer, stage: str) -> None:

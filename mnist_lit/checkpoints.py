@@ -39,9 +39,10 @@ class RandomState(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best validation accuracy's checkpoint, also of a run that is resumed from another folder's view.
+    """Remembers the best score of a resumed run, wherever it is resumed from.
 
-    Lightning forgets the best score where the path of the checkpoints is spelled differently than when it was saved.
+    Lightning's (2.6.6) forgets it where the folder's path is not spelled as when it was saved, and the next epoch's
+    checkpoint then replaces a better one.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -38,8 +38,10 @@ def _one_line(message: str) -> str:
     """The message of jsonargparse, which may span lines and show Python's names of types, in a line for a person."""
     key = re.match(r'Parser key "(.+?)":', message)
     value = re.search(r"(?:Got value:|Given value:|class_path|import path string:) '?([^'\n]*)", message)
+    if message.startswith(("unrecognized arguments", "Subcommand", "Option")):
+        return f"{' '.join(message.split())}; mnist-lit COMMAND --help lists what there is."
     if not (key and value):
-        return " ".join(message.split())
+        return re.sub(r'^Parser key "(.+?)":', r"--\1:", " ".join(message.split()))
     if key[1] in ("model.backbone", "model.augment") and "path" in message:
         own = backbones if key[1] == "model.backbone" else augment
         names = [name for name, item in vars(own).items() if isinstance(item, type) and item.__module__ == own.__name__]
@@ -52,5 +54,6 @@ def _one_line(message: str) -> str:
         )
     expected = [re.sub(r"<class '(?:.*\.)?(\w+)'>|typing\.(\w+)", r"\1\2", kind) for kind in _EXPECTED.findall(message)]
     kinds = [kind for kind in expected if kind != "NoneType" and not kind.startswith(("path", "dot"))]
+    kinds = [re.sub(r"^Literal\[(.*)\]$", r"\1", kind).replace("'", "").replace(", ", " or ") for kind in kinds]
     option = f"--{key[1]}" if "." in key[1] else key[1]  # of what is nested deeper, only the end is known
     return f"{option} takes {' or '.join(kinds)}, not {value[1]}." if kinds else " ".join(message.split())

@@ -43,9 +43,9 @@ COLOURS = {"train": "tab:blue", "val": "tab:orange", "test": "tab:green"}
 def multiply_adds(model: DigitClassifier) -> int:
     """Multiplications with additions that the backbone's convolutions and linear layers take for one image."""
     backbone = copy.deepcopy(model.backbone).eval()
+    images = model.preprocess(EXAMPLE.to(model.device))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        images = model.preprocess(EXAMPLE.to(model.device))
         backbone(images)
     return counter.get_total_flops() // 2
 
@@ -124,7 +124,7 @@ def _plot(folder: Path, results: list[Result]) -> None:
                     continue
                 panel.plot(list(curve), list(curve.values()), color=colour, label=labels.pop(tag, None))
                 later = [accuracy for epoch, accuracy in curve.items() if epoch > 1 or len(curve) < 3]
-                lowest = min(lowest, *later)  # of the first epoch, the picture need not show the depth
+                lowest = min(lowest, *later)  # the first epoch's would leave no room for the others
         finals = [100 * result["test_accuracy"] for result in runs]
         label = f"test, final: {statistics.mean(finals):.2f} %"
         panel.plot([runs[0]["epochs"]] * len(finals), finals, "*", ms=11, color=COLOURS["test"], label=label)

@@ -5,10 +5,12 @@ import logging
 import os
 import shlex
 import signal
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -20,6 +22,7 @@ from mnist_lit import UserError
 from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunRecord
 from mnist_lit.checkpoints import RandomState, keepers, load, newest
 from mnist_lit.classifier import DigitClassifier
+from mnist_lit.cli import COMMANDS
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.parser import Parser
 
@@ -44,8 +47,16 @@ HUSHED = (
 )
 """Warnings that tell a user nothing to act on, as regular expressions of how they start."""
 
-logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(  # advertisements
-    lambda record: "Tip: For seamless" not in record.getMessage()
+CHATTER = (
+    "Tip: For seamless",
+    "TPU available",
+    "Loading `train_dataloader` to",
+    "Restoring states from the checkpoint",
+)
+"""What Lightning tells at every run, and nobody needs."""
+
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+    lambda record: not any(text in record.getMessage() for text in CHATTER)
 )
 
 
@@ -63,7 +74,8 @@ def main(args: list[str]) -> None:
         if cli.datamodule.source == "mnist" and str(cli.datamodule.data_dir) != "data":
             options += ["--data.data_dir", str(cli.datamodule.data_dir)]
         prefix = "uv run " if "UV" in os.environ else ""  # uv sets UV in what it runs
-        print(f"Next:\n  {prefix}mnist-lit test {shlex.join(options)}")
+        program = "python -m mnist_lit" if Path(sys.argv[0]).name == "__main__.py" else "mnist-lit"
+        print(f"Next:\n  {prefix}{program} test {shlex.join(options)}")
         print(f"  {prefix}tensorboard --logdir {os.path.relpath(cli.logs())}")
 
 
@@ -84,7 +96,10 @@ def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
                 folder=folder,
                 args=args,
                 parser_class=Parser,
-                parser_kwargs={name: {"usage": f"mnist-lit {name} {usage}"} for name, usage in USAGE.items()},
+                parser_kwargs={
+                    name: {"usage": f"mnist-lit {name} {usage}", "description": COMMANDS[name][1].capitalize() + "."}
+                    for name, usage in USAGE.items()
+                },
                 seed_everything_default=42,
                 trainer_defaults={"max_epochs": 15, "devices": 1, "deterministic": "warn"},
                 save_config_kwargs={"overwrite": True},  # a second run may be given the first one's folder
@@ -144,7 +159,10 @@ class DigitCLI(LightningCLI):
             part: {name: value for name, value in checkpoint.get(key, {}).items() if not name.startswith("_")}
             for part, key in {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}.items()
         }
-        ours = [command, f"--config={json.dumps(remembered)}"]
+        begun_with = json.dumps(remembered)
+        if command == "fit" and self.run_folder:
+            begun_with = str(self.run_folder / "config.yaml")  # all of it, such as the number of epochs
+        ours = [command, f"--config={begun_with}"]
         super().parse_arguments(parser, ours)
         begun = self.config[command]
         super().parse_arguments(parser, [*ours, *args[1:], f"--ckpt_path={path}"])
@@ -171,8 +189,9 @@ class DigitCLI(LightningCLI):
                 raise UserError(f"--ckpt_path {path}: there is no such file.")
             return Path(path)
         options, logs = self.config[self.config.subcommand], self.logs()
+        recipes = [yaml.safe_load(Path(str(file)).read_text()) for file in options.config or []]
         named = any(arg.partition("=")[0] == "--model.backbone" for arg in args) or any(
-            "backbone" in Path(str(file)).read_text() for file in options.config or []
+            (recipe.get("model") or {}).get("backbone") for recipe in recipes
         )
         # going on inside a comparison would change it behind its report
         without = {logs / "reference"} | ({logs / "compare"} if self.config.subcommand == "fit" else set())

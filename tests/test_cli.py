@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 import mnist_lit
+from mnist_lit import cli
 from mnist_lit.backbones import DS_CNN_V2
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
@@ -155,7 +156,7 @@ def test_last_and_best_find_the_newest_run_of_the_model_named(
     assert "ds_cnn_v2/version_0/checkpoints/last.ckpt" in capsys.readouterr().out
     main("test --ckpt_path last --model.backbone=DS_CNN_V1")
     assert str(LAST) in capsys.readouterr().out
-    (tmp_path / "data.yaml").write_text("data: {batch_size: 20}\n")
+    (tmp_path / "data.yaml").write_text("data: {batch_size: 20}  # whatever the backbone\n")
     main("validate --ckpt_path best --config=data.yaml")
     assert "ds_cnn_v2/version_0/checkpoints/best.ckpt" in capsys.readouterr().out
 
@@ -186,14 +187,20 @@ def test_a_checkpoint_is_not_measured_on_what_it_was_trained_on(
 
 
 class Interrupt(Callback):
-    """Ends a run in its second epoch, as Ctrl-C does."""
+    """Ends a run in its second epoch, as Ctrl-C does, once."""
+
+    armed = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx) == (1, 2):
+        if Interrupt.armed and (trainer.current_epoch, batch_idx) == (1, 2):
+            Interrupt.armed = False
             raise KeyboardInterrupt
 
 
-def test_a_resumed_run_ends_as_the_uninterrupted_one(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resumed_run_ends_as_the_uninterrupted_one(
+    main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Interrupt, "armed", True)
     fit = "fit --trainer.max_epochs=3 --model.augment=RandomAffineBatch --model.backbone.dropout=0.2"
     main(fit)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -201,7 +208,8 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(main: Main, capsys: pytest.
     run = RUN.with_name("version_1")
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
     config = (run / "config.yaml").read_text()
-    main(f"{fit} --ckpt_path last")
+    assert f"to go on: mnist-lit fit --ckpt_path {run}/checkpoints/last.ckpt" in capsys.readouterr().out
+    cli.main(["fit", "--ckpt_path", "last"])  # the rest is known
     assert sorted(path.name for path in RUN.parent.iterdir()) == ["version_0", "version_1"]
     assert (run / "config.yaml").read_text() == config
     ours, theirs = (torch.load(folder / "checkpoints/last.ckpt", weights_only=True) for folder in (RUN, run))
@@ -216,15 +224,16 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(main: Main, capsys: pytest.
 def test_the_best_checkpoint_stays_the_best_when_resumed_from_elsewhere(
     main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    main("fit --model.lr=1e-9 --trainer.max_epochs=3 --trainer.max_steps=5")  # whose first epoch is never bettered
-    best = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)
+    monkeypatch.setattr(Interrupt, "armed", True)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):  # of a run whose first epoch is never bettered
+        main(f"fit --model.lr=1e-9 --trainer.max_epochs=3 --trainer.callbacks={__name__}.Interrupt")
+    root = Path.cwd()
     monkeypatch.chdir("lightning_logs")
-    root = Path.cwd().parent
-    with pytest.raises(SystemExit):  # the steps planned
-        main(f"fit --ckpt_path {root / LAST} --trainer.max_epochs=3 --data.data_dir={root / 'data'}")
-    state = torch.load(root / LAST, weights_only=True)["callbacks"]
-    (score,) = (value["best_model_score"] for key, value in state.items() if key.startswith("BestCheckpoint"))
-    assert score == best["callbacks"][next(key for key in state if key.startswith("BestCheckpoint"))]["current_score"]
+    cli.main(["fit", f"--ckpt_path={root / LAST}", f"--data.data_dir={root / 'data'}"])
+    epochs = [
+        torch.load(root / RUN / f"checkpoints/{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last")
+    ]
+    assert epochs == [0, 2]
 
 
 def test_a_seed_repeats_a_run(main: Main) -> None:
@@ -304,12 +313,12 @@ class Terminate(Callback):
         ("fit --model.augment.degree=3", "'degree' is not accepted"),
         ("fit --model.warmup=1", "--model.warmup must be from 0 to below 1"),
         ("fit --model.augment=Blur", "choose from RandomAffineBatch"),
-        ("fit --data.source=fashion", "'mnist', 'sample'"),
+        ("fit --data.source=fashion", "--data.source takes mnist or sample, not fashion"),
         ("fit --data.batch_size=0", "--data.batch_size must be 1 or more"),
         ("fit --data.seeed=1", "--data.seeed"),
         ("fit --trainer.max_epochs=many", "--trainer.max_epochs takes int, not many"),
         ("fit --trainer.max_epochs=-1", "needs an end"),
-        ("fit --config=nowhere.yaml", "nowhere.yaml"),
+        ("fit --config=nowhere.yaml", "--config: File does not exist"),
         ("fit --config=broken.yaml", "Problems parsing config"),
         ("fit --config=unknown.yaml", "model.lrr"),
         ("fit --ckpt_path=last", "Run mnist-lit fit first"),

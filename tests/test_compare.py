@@ -88,9 +88,11 @@ def test_the_last_epoch_s_weights_of_the_three_networks_are_tested(main: Main) -
     assert [event.step for event in EventAccumulator(str(run)).Reload().Scalars("test/accuracy")] == [14]
 
 
-def test_multiply_adds_are_those_counted_by_hand() -> None:
-    by_hand = 28 * 28 * 14 * 9 + 14 * 14 * 28 * 14 * 9 + 28 * 10
-    assert report.multiply_adds(DigitClassifier(DS_CNN_V2())) == by_hand
+@pytest.mark.parametrize("size", [28, 16])
+def test_multiply_adds_are_those_counted_by_hand(size: int) -> None:
+    by_hand = size**2 * 14 * 9 + (size // 2) ** 2 * 28 * 14 * 9 + 28 * 10
+    model = DigitClassifier(DS_CNN_V2(), image_size=size, deskew=True)
+    assert report.multiply_adds(model) == by_hand
 
 
 @pytest.mark.parametrize(
