@@ -16,7 +16,7 @@ Activation = Literal["ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Mish", "Hardsw
 
 
 class _DSCNN(nn.Module):
-    """Two blocks of 3x3 convolution, BatchNorm, 2x2 max pool and activation; global average pool; linear.
+    """Two blocks of 3x3 convolution, BatchNorm, 2x2 max pool, activation and dropout; global average pool; linear.
 
     The activation follows the pool. For a monotonic one such as ReLU this gives the outputs and the gradients of the
     usual order (activation, then pool) on a quarter of the elements.
@@ -24,7 +24,7 @@ class _DSCNN(nn.Module):
     Args:
         dilation: Spacing in pixels of the taps of the 3x3 kernels: of both convolutions, or of each.
         activation: Name of the activation in torch.nn.
-        dropout: Probability of dropping a feature before the linear layer, from 0 to below 1.
+        dropout: Probability of dropping a value after each block, of both or of each, from 0 to below 1.
 
     Raises:
         UserError: A number is out of its bounds.
@@ -34,19 +34,22 @@ class _DSCNN(nn.Module):
     """Channels of the two convolutions."""
 
     def __init__(
-        self, dilation: int | tuple[int, int] = 1, activation: Activation = "ReLU", dropout: float = 0.0
+        self,
+        dilation: int | tuple[int, int] = 1,
+        activation: Activation = "ReLU",
+        dropout: float | tuple[float, float] = 0.0,
     ) -> None:
         super().__init__()
         dilation1, dilation2 = (dilation, dilation) if isinstance(dilation, int) else dilation
+        dropout1, dropout2 = dropout if isinstance(dropout, (tuple, list)) else (dropout, dropout)
         if min(dilation1, dilation2) < 1:
             raise UserError(f"--model.backbone.dilation must be 1 or more, not {dilation}.")
-        if not 0 <= dropout < 1:
+        if not (0 <= dropout1 < 1 and 0 <= dropout2 < 1):
             raise UserError(f"--model.backbone.dropout must be from 0 to below 1, not {dropout}.")
         width1, width2 = self.widths
-        self.block1 = _block(1, width1, dilation1, activation)
-        self.block2 = _block(width1, width2, dilation2, activation)
+        self.block1 = _block(1, width1, dilation1, activation, dropout1)
+        self.block2 = _block(width1, width2, dilation2, activation, dropout2)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width2, 10)
         self.to(memory_format=torch.channels_last)  # a third less time a step, on CPU
 
@@ -54,17 +57,24 @@ class _DSCNN(nn.Module):
         """Logits (N, 10) of float images (N, 1, H, W), H and W from 8 px up."""
         images = images.contiguous(memory_format=torch.channels_last)
         features = self.block2(self.block1(images))  # (N, width2, H // 4, W // 4)
-        logits: Tensor = self.head(self.dropout(self.pool(features).flatten(1)))
+        logits: Tensor = self.head(self.pool(features).flatten(1))
         return logits
 
 
-def _block(channels_in: int, channels_out: int, dilation: int, activation: Activation) -> nn.Sequential:
+def _block(
+    channels_in: int, channels_out: int, dilation: int, activation: Activation, dropout: float
+) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation),  # the size stays
-        nn.BatchNorm2d(channels_out),
+        *_convolve(channels_in, channels_out, dilation),
         nn.MaxPool2d(2),
         getattr(nn, activation)(),
+        nn.Dropout(dropout),
     )
+
+
+def _convolve(channels_in: int, channels_out: int, dilation: int = 1) -> tuple[nn.Module, nn.Module]:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation)  # the size stays
+    return convolution, nn.BatchNorm2d(channels_out)
 
 
 class DS_CNN_V1(_DSCNN):
@@ -83,3 +93,29 @@ class DS_CNN_V3(_DSCNN):
     """The specification's third network: 18 and 36 channels, 6,526 parameters."""
 
     widths = (18, 36)
+
+
+class TeacherCNN(nn.Module):
+    """Four 3x3 convolutions, two 2x2 max pools and a linear layer: 109,002 parameters, to distil the small ones from.
+
+    Unlike them it keeps the places of its features to the end, so it takes images of 20 px only.
+
+    Args:
+        dropout: Probability of dropping a feature before the linear layer.
+    """
+
+    def __init__(self, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_convolve(1, 32), nn.MaxPool2d(2), nn.ReLU(),  # (N, 32, 10, 10)
+            *_convolve(32, 64), nn.ReLU(),
+            *_convolve(64, 64), nn.MaxPool2d(2), nn.ReLU(),  # (N, 64, 5, 5)
+            *_convolve(64, 64), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(64 * 5 * 5, 10))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, 10) of float images (N, 1, 20, 20)."""
+        logits: Tensor = self.head(self.features(images.contiguous(memory_format=torch.channels_last)))
+        return logits

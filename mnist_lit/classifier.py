@@ -30,8 +30,10 @@ class DigitClassifier(LightningModule):
         deskew: Shear each digit upright by its moments.
         center: Move each digit's centre of mass to the middle of the image.
         lr: Learning rate at the peak of the schedule.
-        weight_decay: AdamW's decoupled weight decay, as a multiple of the learning rate.
-        warmup: Share of the training steps in which the learning rate rises to its peak, from 0 to below 1.
+        weight_decay: AdamW's decoupled weight decay, as a multiple of the learning rate; with 0 it is Adam.
+        schedule: "one_cycle", which ends with the last step, or "plateau", which halves the learning rate after each
+            epoch that does not raise the validation accuracy.
+        warmup: Share of the training steps in which "one_cycle" rises to its peak, from 0 to below 1.
 
     Raises:
         UserError: A number is out of its bounds.
@@ -46,6 +48,7 @@ class DigitClassifier(LightningModule):
         center: bool = False,
         lr: float = 0.02,
         weight_decay: float = 0.01,
+        schedule: Literal["one_cycle", "plateau"] = "one_cycle",
         warmup: float = 0.3,
     ) -> None:
         super().__init__()
@@ -67,6 +70,7 @@ class DigitClassifier(LightningModule):
         self.preprocess = Preprocess(image_size, deskew, center)
         self.lr = lr
         self.weight_decay = weight_decay
+        self.schedule = schedule
         self.warmup = warmup
         self.example_input_array = EXAMPLE
         self.metrics = Metrics()
@@ -141,15 +145,18 @@ class DigitClassifier(LightningModule):
             self.log(str(tag), metric, prog_bar=str(tag).endswith("accuracy"))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, and OneCycle over all training steps (Smith & Topin, Super-Convergence, 2018)."""
+        """AdamW; and OneCycle over all training steps (Smith & Topin, Super-Convergence, 2018), or ReduceLROnPlateau."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        if self.schedule == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/accuracy"}}
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise UserError("The learning-rate schedule needs an end: give --trainer.max_epochs or max_steps.")
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
+        one_cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=self.lr, total_steps=int(steps), pct_start=self.warmup
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": one_cycle, "interval": "step"}}
 
     def on_train_start(self) -> None:
         """Refuse to go on with a resumed run for another number of steps than its schedule was made for.
