@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 
@@ -27,13 +28,16 @@ CHARTS = {
 }
 """TensorBoard's custom scalars: the curves of a run on one chart, beside a chart each."""
 
+PICTURED = 12
+"""Training images whose way to the network is pictured."""
+
 
 class RunRecord(Callback):
     """Writes into the run's folder what its curves alone don't tell.
 
     For TensorBoard: charts that hold the training, validation and test curves together, a row of hyper-parameters with
-    the final validation and test accuracy, the graph of the network and, at the test, the confusion matrix. And
-    `data.json`: what was read, for each stage.
+    the final validation and test accuracy, the graph of the network, a picture of what it is given and, at the test,
+    the confusion matrix. And `data.json`: what was read, for each stage.
 
     Args:
         is_new: Whether the run's folder is made by this run, and not by an earlier one.
@@ -43,7 +47,7 @@ class RunRecord(Callback):
         self.is_new = is_new
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the charts, the hyper-parameters and the graph."""
+        """Write the charts, the hyper-parameters, the graph and the picture of a batch."""
         self._record_data(trainer, "fit")
         logger = _tensorboard(trainer)
         if logger is None or not isinstance(pl_module, DigitClassifier):
@@ -58,6 +62,9 @@ class RunRecord(Callback):
         # a copy, so that tracing leaves the BatchNorm statistics and the mode as they are
         with warnings.catch_warnings(action="ignore"):  # torch's, of the tracer that TensorBoard uses
             logger.experiment.add_graph(copy.deepcopy(nn.Sequential(network)).eval(), EXAMPLE.to(pl_module.device))
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, MNISTDataModule):
+            logger.experiment.add_figure("train/images", _stages(pl_module, data.splits["train"].images[:PICTURED]))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the confusion matrix."""
@@ -117,6 +124,22 @@ class PredictionWriter(BasePredictionWriter):
             for index, (digit, confidence) in enumerate(zip(digits.tolist(), confidences.tolist(), strict=True)):
                 writer.writerow([index, digit, f"{confidence:.4f}"])
         print(f"{len(digits):,} predictions: {self.path}")
+
+
+@torch.no_grad()
+def _stages(model: DigitClassifier, images: torch.Tensor) -> Figure:
+    """A picture of images (N, 1, 28, 28), a column each, as they go from the data to the backbone."""
+    stages = {"MNIST": images}
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):  # what is drawn for a picture changes no run
+        stages |= {"augmented": model.augment(images)} if model.augment else {}
+    *_, last = stages.values()
+    stages["network's input"] = model.preprocess(last)
+    figure = Figure(figsize=(len(images), len(stages) + 0.5), layout="constrained")
+    for axes, (name, stage) in zip(figure.subplots(len(stages)), stages.items(), strict=True):
+        axes.imshow(torch.cat(list(stage.squeeze(1)), dim=1).float().cpu().numpy(), cmap="gray")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(name, loc="left", fontsize="medium")
+    return figure
 
 
 def _tensorboard(trainer: Trainer) -> TensorBoardLogger | None:

@@ -1,5 +1,6 @@
 """Checkpoints: what a run keeps, and how one is found and read again."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ def keepers() -> list[Callback]:
     """
     # in a folder that is used twice, the files are the newer run's
     options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = BestCheckpoint(filename="best", monitor="val/accuracy", mode="max", **options)
-    return [best, ModelCheckpoint(filename="last", **options)]
+    best = Keeper(filename="best", monitor="val/accuracy", mode="max", **options)
+    return [best, Keeper(filename="last", **options)]
 
 
 class RandomState(Callback):
@@ -38,16 +39,29 @@ class RandomState(Callback):
             torch.cuda.set_rng_state_all([state.cpu() for state in state_dict["cuda"]])
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Remembers the best score of a resumed run, wherever it is resumed from.
+class Keeper(ModelCheckpoint):
+    """Remembers its files by their names, so that a checkpoint can be moved and tells nothing of the machine.
 
-    Lightning's (2.6.6) forgets it where the folder's path is not spelled as when it was saved, and the next epoch's
-    checkpoint then replaces a better one.
+    Lightning's (2.6.6) remembers absolute paths, and forgets the best score where the folder's path is not spelled as
+    when it was saved: the next epoch's checkpoint then replaces a better one.
     """
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, with names for paths."""
+        return _with_paths(super().state_dict(), lambda path: Path(path).name) | {"dirpath": None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state as that of this folder."""
-        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+        folder = Path(self.dirpath or "")
+        state = _with_paths(state_dict, lambda path: str(folder / Path(path).name))
+        super().load_state_dict(state | {"dirpath": self.dirpath})
+
+
+def _with_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A ModelCheckpoint's state with each path changed."""
+    names = ("best_model_path", "kth_best_model_path", "last_model_path")
+    kept = {change(path): score for path, score in state["best_k_models"].items()}
+    return state | {name: change(state[name]) if state[name] else "" for name in names} | {"best_k_models": kept}
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ COMMANDS = {
     "test": ("mnist_lit.runner", "measure a checkpoint on the 10,000 test images"),
     "predict": ("mnist_lit.runner", "write down the digits that a checkpoint reads in the test images"),
     "compare": ("mnist_lit.compare", "train and test several recipes; a table and the curves"),
+    "robustness": ("mnist_lit.robustness", "accuracy of checkpoints on distorted test images"),
     "benchmark": ("mnist_lit.benchmark", "training speed beside a plain PyTorch loop"),
 }
 """Each command's module, which has a `main(args)`, and what it does."""

@@ -153,7 +153,8 @@ class DigitCLI(LightningCLI):
         path = self._find_checkpoint(path, args)
         checkpoint = load(path)
         self.trained_steps = checkpoint["global_step"]
-        if path.parent.name == "checkpoints" and (path.parent.parent / "config.yaml").exists():
+        is_reference = (self.logs() / "reference").resolve() in path.resolve().parents  # tracked: nothing is added
+        if path.parent.name == "checkpoints" and (path.parent.parent / "config.yaml").exists() and not is_reference:
             self.run_folder = path.parent.parent
         remembered = {
             part: {name: value for name, value in checkpoint.get(key, {}).items() if not name.startswith("_")}

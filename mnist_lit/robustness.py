@@ -1,0 +1,189 @@
+"""How accurate checkpoints stay on distorted test images, and how true their probabilities are."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
+from torchvision.transforms.v2 import functional as TF
+
+from mnist_lit import UserError
+from mnist_lit.checkpoints import load
+from mnist_lit.classifier import DigitClassifier
+from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
+from mnist_lit.report import describe_environment
+from mnist_lit.runner import LOGS
+
+DESCRIPTION = """Accuracy of checkpoints on the test images as they are and distorted, which no recipe was chosen by,
+and the expected calibration error: how far the network's probabilities are from its share of right answers.
+
+Writes robustness.md, robustness.json and robustness.png into lightning_logs/robustness."""
+
+
+class Robustness(TypedDict):
+    """What was measured of one checkpoint."""
+
+    model: str
+    checkpoint: str
+    calibration_error: float  # expected, 0 to 1, on the test images as they are, in 15 bins
+    accuracies: dict[str, dict[str, float]]  # 0 to 1, by distortion and strength
+
+
+def shift(images: Tensor, pixels: float) -> Tensor:
+    """Images shifted by whole pixels, a quarter of them each to the right, left, down and up."""
+    directions = ((pixels, 0), (-pixels, 0), (0, pixels), (0, -pixels))
+    parts = [TF.affine(images[i::4], 0, [x, y], 1, [0.0]) for i, (x, y) in enumerate(directions)]
+    return _interleave(parts, images)
+
+
+def rotate(images: Tensor, degrees: float) -> Tensor:
+    """Images turned about their centre, one half each way."""
+    bilinear = TF.InterpolationMode.BILINEAR
+    return _interleave([TF.rotate(images[i::2], angle, bilinear) for i, angle in enumerate((degrees, -degrees))], images)
+
+
+def resize(images: Tensor, scale: float) -> Tensor:
+    """Images whose content is scaled about their centre."""
+    return TF.affine(images, 0, [0, 0], scale, [0.0], TF.InterpolationMode.BILINEAR)
+
+
+def add_noise(images: Tensor, deviation: float) -> Tensor:
+    """Images with Gaussian noise of a standard deviation, as a share of white; the same noise each time."""
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).to(images.device)
+    return (images + deviation * 255 * noise).clamp(0, 255)
+
+
+def blur(images: Tensor, deviation: float) -> Tensor:
+    """Images blurred by a Gaussian of a standard deviation in pixels."""
+    return TF.gaussian_blur(images, [11, 11], [deviation, deviation])
+
+
+def fade(images: Tensor, share: float) -> Tensor:
+    """Images with a share of their contrast: white becomes grey on black."""
+    return images * share
+
+
+def thicken(images: Tensor, pixels: float) -> Tensor:
+    """Images whose strokes are thicker by whole pixels, or thinner (below 0): grey dilation and erosion by half pixels."""
+    sign, width = (1 if pixels > 0 else -1), 2 * int(abs(pixels)) + 1
+    fine = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
+    return F.avg_pool2d(sign * F.max_pool2d(sign * fine, width, stride=1, padding=width // 2), 2)
+
+
+DISTORTIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], str, tuple[float, ...]]] = {
+    "shift": (shift, "{:.0f} px", (1, 2, 3, 4)),
+    "rotation": (rotate, "{:.0f}°", (5, 10, 15, 20, 25, 30)),
+    "scale": (resize, "{:.1f}", (0.7, 0.8, 0.9, 1.1, 1.2, 1.3)),
+    "Gaussian noise": (add_noise, "{:.1f}", (0.1, 0.2, 0.3)),
+    "blur": (blur, "{:.1f} px", (0.5, 1.0, 1.5)),
+    "contrast": (fade, "{:.2f}", (0.75, 0.5, 0.25)),
+    "strokes": (thicken, "{:+.0f} px", (-1, 1, 2)),
+}
+"""By name: the function of images (N, 1, 28, 28), float 0..255, and a strength; how that is written; its strengths."""
+
+
+def main(args: list[str]) -> None:
+    """Run `mnist-lit robustness` with its arguments.
+
+    Raises:
+        UserError: A checkpoint or the data cannot be read.
+        SystemExit: The arguments are at fault, or ask for help.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mnist-lit robustness",
+        usage="%(prog)s [CHECKPOINT ...] [--data.source SOURCE] [--data.data_dir FOLDER]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="files (the reference runs')")
+    parser.add_argument("--data.source", dest="source", choices=["mnist", "sample"], default="mnist")
+    parser.add_argument("--data.data_dir", dest="data_dir", default="data", help="folder of the official files (data)")
+    options = parser.parse_args(args)
+    data = MNISTDataModule(source=options.source, data_dir=options.data_dir)
+    data.prepare_data()
+    data.setup("test")
+    images, labels = data.splits["test"].images, data.splits["test"].labels
+    reference = sorted((Path(LOGS) / "reference").glob("ds_cnn_*/checkpoints/last.ckpt"))
+    checkpoints = [Path(name) for name in options.checkpoints] or reference
+    if not checkpoints:
+        raise UserError(f"Name a checkpoint: there is none below {LOGS}/reference here.")
+    measured = []
+    for path in checkpoints:
+        load(path)  # says what is wrong with it
+        model = DigitClassifier.load_from_checkpoint(path, map_location="cpu")
+        measured.append(measure(model, str(path), images, labels))
+    folder = Path(LOGS) / "robustness"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = f"{table(measured)}\n{len(labels):,} test images. {describe_environment(torch.device('cpu'))}\n"
+    (folder / "robustness.md").write_text(text)
+    (folder / "robustness.json").write_text(json.dumps(measured, indent=2) + "\n")
+    _plot(measured).savefig(folder / "robustness.png", dpi=100)
+    print(f"{text}\n{folder}: robustness.md, robustness.json, robustness.png")
+
+
+@torch.inference_mode()
+def measure(model: DigitClassifier, name: str, images: Tensor, labels: Tensor) -> Robustness:
+    """What the model makes of test images (N, 1, 28, 28) and their labels (N,), plain and distorted."""
+    model.eval()
+
+    def read(batches: Tensor) -> Tensor:
+        return torch.cat([model(batch) for batch in batches.split(EVAL_BATCH_SIZE)]).softmax(dim=1)
+
+    def accuracy(probabilities: Tensor) -> float:
+        return (probabilities.argmax(dim=1) == labels).double().mean().item()
+
+    plain = read(images)
+    return {
+        "model": type(model.backbone).__name__,
+        "checkpoint": name,
+        "calibration_error": multiclass_calibration_error(plain, labels, num_classes=10, n_bins=15).item(),
+        "accuracies": {"none": {"": accuracy(plain)}}
+        | {
+            kind: {form.format(strength): accuracy(read(distort(images.float(), strength))) for strength in strengths}
+            for kind, (distort, form, strengths) in DISTORTIONS.items()
+        },
+    }
+
+
+def table(measured: list[Robustness]) -> str:
+    """The accuracies as a Markdown table, a row a distortion and a strength, a column a checkpoint."""
+    rows = [["distortion", "strength", *(one["model"] for one in measured)]]
+    for kind, strengths in measured[0]["accuracies"].items():
+        for strength in strengths:
+            figures = [f"{100 * one['accuracies'][kind][strength]:.2f}" for one in measured]
+            rows.append([kind, strength, *figures])
+    errors = [f"{100 * one['calibration_error']:.2f}" for one in measured]
+    rows.append(["expected calibration error", "points", *errors])
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
+
+
+def _plot(measured: list[Robustness]) -> Figure:
+    figure = Figure(figsize=(13, 2.8), layout="constrained")
+    panels = figure.subplots(1, len(DISTORTIONS), sharey=True)
+    for axes, kind in zip(panels, DISTORTIONS, strict=True):
+        for one in measured:
+            accuracies = one["accuracies"][kind]
+            axes.plot(list(accuracies), [100 * value for value in accuracies.values()], ".-", label=one["model"])
+        axes.tick_params(axis="x", rotation=60)
+        axes.set_title(kind)
+        axes.grid(alpha=0.3)
+    panels[0].set(ylabel="test accuracy %")
+    panels[0].legend(fontsize="small")
+    return figure
+
+
+def _interleave(parts: list[Tensor], images: Tensor) -> Tensor:
+    """The images of which `parts[i]` holds every len(parts)-th from i on."""
+    whole = torch.empty_like(images)
+    for i, part in enumerate(parts):
+        whole[i :: len(parts)] = part
+    return whole
