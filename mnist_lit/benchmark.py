@@ -118,8 +118,8 @@ def _plain_epochs(model: DigitClassifier, data: MNISTDataModule, batches: int) -
     for _ in range(2):
         start = _now()
         for chosen in torch.split(torch.randperm(len(labels), device=labels.device), data.batch_size)[:batches]:
-            batch = images[chosen]
-            loss = F.cross_entropy(model(model.augment(batch) if model.augment else batch), labels[chosen])
+            batch = model.preprocess(images[chosen], model.augment)
+            loss = F.cross_entropy(model.backbone(batch), labels[chosen])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -129,11 +129,11 @@ class PredictionWriter(BasePredictionWriter):
 @torch.no_grad()
 def _stages(model: DigitClassifier, images: torch.Tensor) -> Figure:
     """A picture of images (N, 1, 28, 28), a column each, as they go from the data to the backbone."""
-    stages = {"MNIST": images}
-    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):  # what is drawn for a picture changes no run
-        stages |= {"augmented": model.augment(images)} if model.augment else {}
-    *_, last = stages.values()
-    stages["network's input"] = model.preprocess(last)
+    stages = {"MNIST": images, "network's input": model.preprocess(images)}
+    if model.augment:
+        # what is drawn for a picture changes no run
+        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+            stages["network's input in training, augmented"] = model.preprocess(images, model.augment)
     figure = Figure(figsize=(len(images), len(stages) + 0.5), layout="constrained")
     for axes, (name, stage) in zip(figure.subplots(len(stages)), stages.items(), strict=True):
         axes.imshow(torch.cat(list(stage.squeeze(1)), dim=1).float().cpu().numpy(), cmap="gray")

@@ -21,14 +21,16 @@ EXAMPLE = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
 
 
 class DigitClassifier(LightningModule):
-    """Reads digits: augmentation (in training), preprocessing and a backbone; cross-entropy, AdamW, OneCycle.
+    """Reads digits: preprocessing (with augmentation in training) and a backbone; cross-entropy, AdamW, OneCycle.
 
     Args:
         backbone: The network, float images (N, 1, image_size, image_size) to logits (N, 10): any nn.Module.
-        augment: Random distortion of a training batch, pixels 0..255 (N, 1, 28, 28) to the same: any nn.Module.
+        augment: Random distortion of a training batch, straightened and resized but not yet normalised, float 0..1
+            (N, 1, image_size, image_size) to the same: any nn.Module.
         image_size: Height and width in pixels that digits are resized to before the backbone, 8 or more.
         deskew: Shear each digit upright by its moments.
         center: Move each digit's centre of mass to the middle of the image.
+        rescale: Bring each digit to the same spread in x and in y.
         lr: Learning rate at the peak of the schedule.
         weight_decay: AdamW's decoupled weight decay, as a multiple of the learning rate; with 0 it is Adam.
         schedule: "one_cycle", which ends with the last step, or "plateau", which halves the learning rate after each
@@ -46,6 +48,7 @@ class DigitClassifier(LightningModule):
         image_size: int = 28,
         deskew: bool = False,
         center: bool = False,
+        rescale: bool = False,
         lr: float = 0.02,
         weight_decay: float = 0.01,
         schedule: Literal["one_cycle", "plateau"] = "one_cycle",
@@ -67,7 +70,7 @@ class DigitClassifier(LightningModule):
                 del self.hparams[name]
         self.backbone = backbone
         self.augment = augment
-        self.preprocess = Preprocess(image_size, deskew, center)
+        self.preprocess = Preprocess(image_size, deskew, center, rescale)
         self.lr = lr
         self.weight_decay = weight_decay
         self.schedule = schedule
@@ -95,7 +98,7 @@ class DigitClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean cross-entropy of a batch, augmented."""
         images, labels = batch
-        return _measure(self.metrics.fit, self(self.augment(images) if self.augment else images), labels)
+        return _measure(self.metrics.fit, self.backbone(self.preprocess(images, self.augment)), labels)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure a batch of the validation split, or (second loader) of the watched test set."""
@@ -145,7 +148,7 @@ class DigitClassifier(LightningModule):
             self.log(str(tag), metric, prog_bar=str(tag).endswith("accuracy"))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW; and OneCycle over all training steps (Smith & Topin, Super-Convergence, 2018), or ReduceLROnPlateau."""
+        """AdamW, with OneCycle over all steps (Smith & Topin, Super-Convergence, 2018) or ReduceLROnPlateau."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "plateau":
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)

@@ -11,22 +11,33 @@ DIGIT_SIZE = 28
 """Height and width in pixels of MNIST's images."""
 
 
+SPREAD = 0.45
+"""Standard deviation of a rescaled digit's ink in x and in y, in halves of the image's width and height."""
+
+NARROWEST = 0.3
+"""Least width over height that a digit is rescaled from: a thinner one, such as most a 1, stays thin."""
+
+
 class Straighten(nn.Module):
-    """Deskew each digit by its moments, or move its centre of mass to the image's centre, or both, in one resampling.
+    """Deskew each digit by its moments, centre it, rescale it, or several of them, in one resampling.
 
     With the ink as a mass distribution, a digit slanted by s columns a row has covariance(x, y) / variance(y) = s. The
     image is sheared back by s about its centre of mass (deslanting: LeCun et al., Gradient-Based Learning Applied to
-    Document Recognition, 1998, section III.A).
+    Document Recognition, 1998, section III.A). That centre goes to the middle, and the spread of the ink to a common
+    one (moment normalisation: Liu et al., Handwritten digit recognition: investigation of normalization and feature
+    extraction techniques, 2004).
 
     Args:
         deskew: Shear the digit upright.
         center: Move the centre of mass to the middle of the image.
+        rescale: Bring the standard deviations of the ink in x and in y to `SPREAD`.
     """
 
-    def __init__(self, deskew: bool, center: bool) -> None:
+    def __init__(self, deskew: bool, center: bool, rescale: bool) -> None:
         super().__init__()
         self.deskew = deskew
         self.center = center
+        self.rescale = rescale
 
     def forward(self, images: Tensor) -> Tensor:
         """Straightened images (N, 1, H, W), of float images (N, 1, H, W) with a background of 0; a blank one stays."""
@@ -34,19 +45,27 @@ class Straighten(nn.Module):
         # pixel centres in the normalised coordinates of affine_grid: the image spans -1..1
         x = (torch.arange(width, device=images.device) * 2 + 1) / width - 1
         y = (torch.arange(height, device=images.device) * 2 + 1) / height - 1
-        # of each row, the mass and the mass times x, in one pass over the pixels: (N, 1, H) each
-        rows, rows_x = (images @ torch.stack((torch.ones_like(x), x), dim=-1)).unbind(-1)
+        # of each row, the mass and the mass times x and x squared, in one pass over the pixels: (N, 1, H) each
+        rows, rows_x, rows_xx = (images @ torch.stack((torch.ones_like(x), x, x.square()), dim=-1)).unbind(-1)
         mass = rows.sum(-1).clamp(min=1e-6)  # (N, 1)
         mean_x, mean_y = rows_x.sum(-1) / mass, (rows * y).sum(-1) / mass
-        slant = torch.zeros_like(mean_x)
-        if self.deskew:
-            deviation = y - mean_y[..., None]  # (N, 1, H)
-            slant = (rows_x * deviation).sum(-1) / (rows * deviation.square()).sum(-1).clamp(min=1e-6)
+        deviation = y - mean_y[..., None]  # (N, 1, H)
+        variance_y = ((rows * deviation.square()).sum(-1) / mass).clamp(min=1e-6)
+        covariance = (rows_x * deviation).sum(-1) / mass
+        slant = covariance / variance_y if self.deskew else torch.zeros_like(mean_x)
+        zoom_x = zoom_y = torch.ones_like(mean_x)
+        if self.rescale:
+            variance_x = rows_xx.sum(-1) / mass - mean_x.square() - slant * covariance  # once it is sheared
+            zoom_y = variance_y.sqrt() / SPREAD
+            zoom_x = torch.maximum(variance_x.clamp(min=0).sqrt() / SPREAD, NARROWEST * zoom_y)
         # where in the input each pixel of the output looks; affine_grid gives the same in six times the time
-        shift_x, shift_y = (mean_x, mean_y) if self.center else (-slant * mean_y, torch.zeros_like(mean_y))
-        from_x = x + (slant * y + shift_x)[..., None]  # (N, H, W)
-        from_y = (y + shift_y)[..., None].expand_as(from_x)
-        return F.grid_sample(images, torch.stack((from_x, from_y), dim=-1), align_corners=False)
+        kept = 0 if self.center else 1  # whether the centre of mass stays where it is
+        offset_y = zoom_y[..., None] * (y - kept * mean_y[..., None])  # (N, 1, H)
+        offset_x = zoom_x[..., None] * (x - kept * mean_x[..., None])  # (N, 1, W)
+        from_y = mean_y[..., None] + offset_y
+        from_x = (mean_x[..., None] + slant[..., None] * offset_y).transpose(1, 2) + offset_x  # (N, H, W)
+        grid = torch.stack((from_x, from_y.transpose(1, 2).expand_as(from_x)), dim=-1)
+        return F.grid_sample(images, grid, align_corners=False)
 
 
 class Preprocess(nn.Module):
@@ -56,12 +75,14 @@ class Preprocess(nn.Module):
         image_size: Height and width in pixels of the result.
         deskew: Shear each digit upright by its moments.
         center: Move each digit's centre of mass to the middle.
+        rescale: Bring each digit to the same spread in x and in y.
     """
 
-    def __init__(self, image_size: int, deskew: bool, center: bool) -> None:
+    def __init__(self, image_size: int, deskew: bool = False, center: bool = False, rescale: bool = False) -> None:
         super().__init__()
         self.image_size = image_size
-        self.straighten = Straighten(deskew, center) if deskew or center else nn.Identity()
+        any_of_them = deskew or center or rescale
+        self.straighten = Straighten(deskew, center, rescale) if any_of_them else nn.Identity()
         # antialiased resizing is linear, so the same matrix resizes rows and columns, in a third of the time
         columns = torch.eye(DIGIT_SIZE)[None, None]  # (1, 1, 28, 28)
         resize = F.interpolate(columns, (image_size, DIGIT_SIZE), mode="bilinear", align_corners=False, antialias=True)
@@ -69,9 +90,13 @@ class Preprocess(nn.Module):
 
     resize: Tensor
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The backbone's input: float (N, 1, image_size, image_size), of pixels 0..255 (N, 1, 28, 28), any dtype."""
+    def forward(self, images: Tensor, augment: nn.Module | None = None) -> Tensor:
+        """The backbone's input: float (N, 1, image_size, image_size), of pixels 0..255 (N, 1, 28, 28), any dtype.
+
+        What distorts them comes after the straightening, which would undo it, and before the normalisation, which
+        gives the background another value than 0.
+        """
         images = self.straighten(images.float() / 255)
         if self.image_size != DIGIT_SIZE:
             images = self.resize @ images @ self.resize.T
-        return (images - MEAN) / STD
+        return ((augment(images) if augment else images) - MEAN) / STD

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from mnist_lit import UserError
@@ -24,6 +25,8 @@ DESCRIPTION = """Accuracy of checkpoints on the test images as they are and dist
 and the expected calibration error: how far the network's probabilities are from its share of right answers.
 
 Writes robustness.md, robustness.json and robustness.png into lightning_logs/robustness."""
+
+BILINEAR = InterpolationMode.BILINEAR
 
 
 class Robustness(TypedDict):
@@ -44,13 +47,14 @@ def shift(images: Tensor, pixels: float) -> Tensor:
 
 def rotate(images: Tensor, degrees: float) -> Tensor:
     """Images turned about their centre, one half each way."""
-    bilinear = TF.InterpolationMode.BILINEAR
-    return _interleave([TF.rotate(images[i::2], angle, bilinear) for i, angle in enumerate((degrees, -degrees))], images)
+    parts = [TF.rotate(images[i::2], angle, BILINEAR) for i, angle in enumerate((degrees, -degrees))]
+    return _interleave(parts, images)
 
 
 def resize(images: Tensor, scale: float) -> Tensor:
     """Images whose content is scaled about their centre."""
-    return TF.affine(images, 0, [0, 0], scale, [0.0], TF.InterpolationMode.BILINEAR)
+    scaled: Tensor = TF.affine(images, 0, [0, 0], scale, [0.0], BILINEAR)
+    return scaled
 
 
 def add_noise(images: Tensor, deviation: float) -> Tensor:
@@ -61,7 +65,8 @@ def add_noise(images: Tensor, deviation: float) -> Tensor:
 
 def blur(images: Tensor, deviation: float) -> Tensor:
     """Images blurred by a Gaussian of a standard deviation in pixels."""
-    return TF.gaussian_blur(images, [11, 11], [deviation, deviation])
+    blurred: Tensor = TF.gaussian_blur(images, [11, 11], [deviation, deviation])
+    return blurred
 
 
 def fade(images: Tensor, share: float) -> Tensor:
@@ -70,7 +75,7 @@ def fade(images: Tensor, share: float) -> Tensor:
 
 
 def thicken(images: Tensor, pixels: float) -> Tensor:
-    """Images whose strokes are thicker by whole pixels, or thinner (below 0): grey dilation and erosion by half pixels."""
+    """Images whose strokes are thicker by whole pixels, or thinner (below 0): grey dilation or erosion."""
     sign, width = (1 if pixels > 0 else -1), 2 * int(abs(pixels)) + 1
     fine = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
     return F.avg_pool2d(sign * F.max_pool2d(sign * fine, width, stride=1, padding=width // 2), 2)
@@ -134,7 +139,7 @@ def measure(model: DigitClassifier, name: str, images: Tensor, labels: Tensor) -
     model.eval()
 
     def read(batches: Tensor) -> Tensor:
-        return torch.cat([model(batch) for batch in batches.split(EVAL_BATCH_SIZE)]).softmax(dim=1)
+        return torch.cat([model(batch) for batch in torch.split(batches, EVAL_BATCH_SIZE)]).softmax(dim=1)
 
     def accuracy(probabilities: Tensor) -> float:
         return (probabilities.argmax(dim=1) == labels).double().mean().item()

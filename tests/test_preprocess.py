@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnist_lit.preprocess import Preprocess, Straighten
+from mnist_lit.preprocess import NARROWEST, SPREAD, Preprocess, Straighten
 
 
 def strokes(slant: float = 0.0, shift: int = 0) -> Tensor:
@@ -15,57 +15,76 @@ def strokes(slant: float = 0.0, shift: int = 0) -> Tensor:
     return (torch.exp(-(distance**2) / 2) * inside)[None, None]
 
 
-def moments(image: Tensor) -> tuple[float, float, float]:
-    """Mean column, mean row and slant, one pixel after the other."""
+def moments(image: Tensor) -> tuple[float, float, float, float, float]:
+    """Mean column and row, slant, deviation of column (once unslanted) and of row, one pixel after the other."""
     pixels = [(x, y, float(image[y, x])) for y in range(28) for x in range(28)]
     mass = sum(value for _, _, value in pixels)
     mean_x = sum(x * value for x, _, value in pixels) / mass
     mean_y = sum(y * value for _, y, value in pixels) / mass
-    covariance = sum((x - mean_x) * (y - mean_y) * value for x, y, value in pixels)
-    variance = sum((y - mean_y) ** 2 * value for _, y, value in pixels)
-    return mean_x, mean_y, covariance / variance
+    covariance = sum((x - mean_x) * (y - mean_y) * value for x, y, value in pixels) / mass
+    variance_y = sum((y - mean_y) ** 2 * value for _, y, value in pixels) / mass
+    slant = covariance / variance_y
+    variance_x = sum((x - mean_x - slant * (y - mean_y)) ** 2 * value for x, y, value in pixels) / mass
+    return mean_x, mean_y, slant, variance_x**0.5, variance_y**0.5
 
 
-def slow_straighten(image: Tensor, deskew: bool, center: bool) -> Tensor:
+def slow_straighten(image: Tensor, deskew: bool, center: bool, rescale: bool) -> Tensor:
     """The definition, one output pixel after the other, by bilinear interpolation in a black surrounding."""
-    mean_x, mean_y, slant = moments(image)
+    mean_x, mean_y, slant, deviation_x, deviation_y = moments(image)
     slant = slant if deskew else 0.0
+    zoom_x = zoom_y = 1.0
+    if rescale:
+        zoom_y = deviation_y / (14 * SPREAD)
+        zoom_x = max(deviation_x / (14 * SPREAD), NARROWEST * zoom_y)
     target_x, target_y = (13.5, 13.5) if center else (mean_x, mean_y)
-    padded = np.pad(image.numpy(), 30)
+    padded = np.pad(image.numpy(), 60)
     result = torch.zeros(28, 28)
     for y in range(28):
         for x in range(28):
-            from_y = y - target_y + mean_y
-            from_x = x - target_x + mean_x + slant * (y - target_y)
+            down, right = zoom_y * (y - target_y), zoom_x * (x - target_x)
+            from_y, from_x = mean_y + down, mean_x + right + slant * down
             row, column = int(np.floor(from_y)), int(np.floor(from_x))
-            down, right = from_y - row, from_x - column
-            corner = padded[row + 30 : row + 32, column + 30 : column + 32]
-            weights = np.outer([1 - down, down], [1 - right, right])
-            result[y, x] = float((corner * weights).sum())
+            lower, later = from_y - row, from_x - column
+            corner = padded[row + 60 : row + 62, column + 60 : column + 62]
+            result[y, x] = float((corner * np.outer([1 - lower, lower], [1 - later, later])).sum())
     return result
 
 
-@pytest.mark.parametrize(("deskew", "center"), [(True, False), (False, True), (True, True)])
-def test_straighten_equals_its_definition(deskew: bool, center: bool) -> None:
-    images = torch.cat([strokes(0.4, 2), strokes(-0.6), strokes(0.2, -3)])
-    straight = Straighten(deskew, center)(images)
+@pytest.mark.parametrize(
+    ("deskew", "center", "rescale"),
+    [(True, False, False), (False, True, False), (True, True, False), (True, False, True), (True, True, True)],
+)
+def test_straighten_equals_its_definition(deskew: bool, center: bool, rescale: bool) -> None:
+    images = torch.cat([strokes(0.4, 2), strokes(-0.6), strokes(0.2, -3), strokes(0.1).transpose(2, 3)])
+    straight = Straighten(deskew, center, rescale)(images)
     for image, result in zip(images[:, 0], straight[:, 0], strict=True):
-        torch.testing.assert_close(result, slow_straighten(image, deskew, center), atol=1e-4, rtol=0)
+        torch.testing.assert_close(result, slow_straighten(image, deskew, center, rescale), atol=2e-4, rtol=0)
+
+
+def test_a_rescaled_digit_is_the_same_whatever_its_size_and_place() -> None:
+    row, column = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
+    rings = []
+    for radius, place in ((5, 12), (7, 13.5), (9, 15)):
+        distance = ((row - place) ** 2 + (1.5 * (column - place)) ** 2).sqrt() / radius
+        rings.append(torch.exp(-((distance - 1) ** 2) * 8)[None])
+    small, middle, large = Straighten(deskew=True, center=True, rescale=True)(torch.stack(rings))
+    assert (small - middle).abs().mean() < 0.02  # the small one is blurred
+    assert (large - middle).abs().mean() < 0.02
 
 
 def test_straighten_stands_a_slanted_stroke_upright_in_the_middle() -> None:
-    mean_x, mean_y, slant = moments(Straighten(True, True)(strokes(0.5, 3))[0, 0])
+    mean_x, mean_y, slant, *_ = moments(Straighten(True, True, False)(strokes(0.5, 3))[0, 0])
     assert (mean_x, mean_y) == pytest.approx((13.5, 13.5), abs=0.1)
     assert slant == pytest.approx(0, abs=0.02)
 
 
 def test_a_blank_image_stays_blank() -> None:
-    assert torch.equal(Straighten(True, True)(torch.zeros(2, 1, 28, 28)), torch.zeros(2, 1, 28, 28))
+    assert torch.equal(Straighten(True, True, True)(torch.zeros(2, 1, 28, 28)), torch.zeros(2, 1, 28, 28))
 
 
 def test_pixels_are_scaled_and_normalised() -> None:
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 28, 28)
-    result = Preprocess(28, deskew=False, center=False)(images)
+    result = Preprocess(28)(images)
     expected = (torch.tensor([0, 0.2, 1]) - 0.1307) / 0.3081
     torch.testing.assert_close(result[:, 0, 5, 5], expected)
 
@@ -73,7 +92,7 @@ def test_pixels_are_scaled_and_normalised() -> None:
 @pytest.mark.parametrize("image_size", [8, 14, 16, 40])
 def test_resizing_is_antialiased_bilinear(image_size: int) -> None:
     images = torch.rand(3, 1, 28, 28) * 255
-    result = Preprocess(image_size, deskew=False, center=False)(images)
+    result = Preprocess(image_size)(images)
     size = (image_size, image_size)
     expected = F.interpolate(images / 255, size, mode="bilinear", align_corners=False, antialias=True)
     torch.testing.assert_close(result, (expected - 0.1307) / 0.3081, atol=1e-5, rtol=0)
@@ -81,7 +100,7 @@ def test_resizing_is_antialiased_bilinear(image_size: int) -> None:
 
 def test_preprocessing_can_be_exported() -> None:
     images = (torch.cat([strokes(0.3), strokes(-0.3, 2)]) * 255).to(torch.uint8)
-    preprocess = Preprocess(16, deskew=True, center=True)
+    preprocess = Preprocess(16, deskew=True, center=True, rescale=True)
     dynamic = {"images": {0: torch.export.Dim("n")}}
     exported = torch.export.export(preprocess, (images,), dynamic_shapes=dynamic).module()
     torch.testing.assert_close(exported(images[:1].repeat(5, 1, 1, 1)), preprocess(images[:1]).repeat(5, 1, 1, 1))
