@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
@@ -118,8 +119,16 @@ class DigitClassifier(LightningModule):
         return probabilities
 
     def on_train_epoch_end(self) -> None:
-        """Log what was measured in the epoch's steps, while the weights moved."""
+        """Log what was measured in the epoch's steps, while the weights moved; step a schedule that goes by epochs."""
         self._log(self.metrics.fit)
+        schedule, accuracy = self.lr_schedulers(), self.trainer.callback_metrics.get("val/accuracy")
+        if isinstance(schedule, ReduceLROnPlateau) and accuracy is not None:
+            schedule.step(accuracy)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step after a training step; after an epoch, Lightning's (2.6.6) call comes after the checkpoint: too late."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation figures; the watched test set's go to the logger alone, where nothing can monitor them."""
@@ -151,14 +160,12 @@ class DigitClassifier(LightningModule):
         """AdamW, with OneCycle over all steps (Smith & Topin, Super-Convergence, 2018) or ReduceLROnPlateau."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "plateau":
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)
+            plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/accuracy"}}
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise UserError("The learning-rate schedule needs an end: give --trainer.max_epochs or max_steps.")
-        one_cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.lr, total_steps=int(steps), pct_start=self.warmup
-        )
+        one_cycle = OneCycleLR(optimizer, max_lr=self.lr, total_steps=int(steps), pct_start=self.warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": one_cycle, "interval": "step"}}
 
     def on_train_start(self) -> None:

@@ -82,23 +82,27 @@ def wilson(accuracy: float, images: int) -> tuple[float, float]:
 
 def table(results: list[Result]) -> str:
     """The results as a Markdown table, a row a recipe: the mean of its runs, with the interval of one such accuracy."""
-    names = list(dict.fromkeys(result["recipe"] for result in results))
-    seeds = len(results) // len(names)
+    kinds = list(dict.fromkeys((result["recipe"], result["model"]) for result in results))
+    seeds = len(results) // len(kinds)
     columns = ["model", "parameters", "multiply-adds", "epochs", "validation %", "test % (95 % interval)"]
     columns += [f"test, mean ± sd of {seeds} seeds"] if seeds > 1 else []
     rows = [[*columns, "seconds"]]
-    for name in names:
-        runs = [result for result in results if result["recipe"] == name]
+    for name, model in kinds:
+        runs = [result for result in results if (result["recipe"], result["model"]) == (name, model)]
         accuracies = [100 * result["test_accuracy"] for result in runs]
         mean = statistics.mean(accuracies)
         low, high = wilson(mean / 100, runs[0]["test_images"])
-        model = runs[0]["model"]
         row = [model if name == model.lower() else f"{model} ({name})"]
         row += [f"{runs[0]['parameters']:,}", f"{runs[0]['multiply_adds']:,}", str(runs[0]["epochs"])]
         row += [f"{100 * statistics.mean(result['val_accuracy'] for result in runs):.2f}"]
         row += [f"{mean:.2f} ({100 * low:.2f} to {100 * high:.2f})"]
         row += [f"{mean:.2f} ± {statistics.stdev(accuracies):.2f}"] if seeds > 1 else []
         rows.append([*row, f"{statistics.mean(result['seconds'] for result in runs):.0f}"])
+    return markdown(rows)
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A Markdown table, of which the first row is the head."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"

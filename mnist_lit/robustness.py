@@ -18,7 +18,7 @@ from mnist_lit import UserError
 from mnist_lit.checkpoints import load
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
-from mnist_lit.report import describe_environment
+from mnist_lit.report import describe_environment, markdown
 from mnist_lit.runner import LOGS
 
 DESCRIPTION = """Accuracy of checkpoints on the test images as they are and distorted, which no recipe was chosen by,
@@ -166,9 +166,7 @@ def table(measured: list[Robustness]) -> str:
             rows.append([kind, strength, *figures])
     errors = [f"{100 * one['calibration_error']:.2f}" for one in measured]
     rows.append(["expected calibration error", "points", *errors])
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
+    return markdown(rows)
 
 
 def _plot(measured: list[Robustness]) -> Figure:
