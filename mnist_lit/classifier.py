@@ -31,7 +31,7 @@ class DigitClassifier(LightningModule):
         image_size: Height and width in pixels that digits are resized to before the backbone, 8 or more.
         deskew: Shear each digit upright by its moments.
         center: Move each digit's centre of mass to the middle of the image.
-        rescale: Bring each digit to the same spread in x and in y.
+        rescale: Bring each digit half the way to a common spread in x and in y.
         lr: Learning rate at the peak of the schedule.
         weight_decay: AdamW's decoupled weight decay, as a multiple of the learning rate; with 0 it is Adam.
         schedule: "one_cycle", which ends with the last step, or "plateau", which halves the learning rate after each

@@ -11,11 +11,8 @@ DIGIT_SIZE = 28
 """Height and width in pixels of MNIST's images."""
 
 
-SPREAD = 0.45
-"""Standard deviation of a rescaled digit's ink in x and in y, in halves of the image's width and height."""
-
-NARROWEST = 0.3
-"""Least width over height that a digit is rescaled from: a thinner one, such as most a 1, stays thin."""
+SPREAD = 0.57
+"""Standard deviation in x and in y of the ink that rescaling leaves as it is, in halves of the image's side."""
 
 
 class Straighten(nn.Module):
@@ -23,14 +20,14 @@ class Straighten(nn.Module):
 
     With the ink as a mass distribution, a digit slanted by s columns a row has covariance(x, y) / variance(y) = s. The
     image is sheared back by s about its centre of mass (deslanting: LeCun et al., Gradient-Based Learning Applied to
-    Document Recognition, 1998, section III.A). That centre goes to the middle, and the spread of the ink to a common
-    one (moment normalisation: Liu et al., Handwritten digit recognition: investigation of normalization and feature
-    extraction techniques, 2004).
+    Document Recognition, 1998, section III.A). That centre goes to the middle, and the spread of the ink in x and in y
+    half the way to a common one, so that a 1 stays narrower than a 0 (moment normalisation: Liu et al., Handwritten
+    digit recognition: investigation of normalization and feature extraction techniques, 2004).
 
     Args:
         deskew: Shear the digit upright.
         center: Move the centre of mass to the middle of the image.
-        rescale: Bring the standard deviations of the ink in x and in y to `SPREAD`.
+        rescale: Replace the standard deviations of the ink in x and in y by their geometric means with `SPREAD`.
     """
 
     def __init__(self, deskew: bool, center: bool, rescale: bool) -> None:
@@ -56,8 +53,9 @@ class Straighten(nn.Module):
         zoom_x = zoom_y = torch.ones_like(mean_x)
         if self.rescale:
             variance_x = rows_xx.sum(-1) / mass - mean_x.square() - slant * covariance  # once it is sheared
-            zoom_y = variance_y.sqrt() / SPREAD
-            zoom_x = torch.maximum(variance_x.clamp(min=0).sqrt() / SPREAD, NARROWEST * zoom_y)
+            zoom_x, zoom_y = (
+                variance.clamp(min=1e-3).sqrt().div(SPREAD).sqrt() for variance in (variance_x, variance_y)
+            )
         # where in the input each pixel of the output looks; affine_grid gives the same in six times the time
         kept = 0 if self.center else 1  # whether the centre of mass stays where it is
         offset_y = zoom_y[..., None] * (y - kept * mean_y[..., None])  # (N, 1, H)
@@ -75,7 +73,7 @@ class Preprocess(nn.Module):
         image_size: Height and width in pixels of the result.
         deskew: Shear each digit upright by its moments.
         center: Move each digit's centre of mass to the middle.
-        rescale: Bring each digit to the same spread in x and in y.
+        rescale: Bring each digit half the way to a common spread in x and in y.
     """
 
     def __init__(self, image_size: int, deskew: bool = False, center: bool = False, rescale: bool = False) -> None:
