@@ -64,6 +64,12 @@ def _with_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str
     return state | {name: change(state[name]) if state[name] else "" for name in names} | {"best_k_models": kept}
 
 
+def project_path(path: str) -> Path:
+    """A file that comes with the project: in the package if it is installed, else in the checkout."""
+    package = Path(__file__).parent
+    return package / path if (package / path).exists() else package.parent / path
+
+
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint, read so that nothing but tensors and plain values is let in."""
     try:

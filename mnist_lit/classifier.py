@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,8 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from mnist_lit import UserError
-from mnist_lit.data import Batch
+from mnist_lit.checkpoints import load, project_path
+from mnist_lit.data import EVAL_BATCH_SIZE, Batch, MNISTDataModule
 from mnist_lit.preprocess import Preprocess
 
 EXAMPLE = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
@@ -32,6 +34,9 @@ class DigitClassifier(LightningModule):
         deskew: Shear each digit upright by its moments.
         center: Move each digit's centre of mass to the middle of the image.
         rescale: Bring each digit half the way to a common spread in x and in y.
+        teacher: Checkpoint of a network to distil from (Hinton et al., Distilling the Knowledge in a Neural Network,
+            2015), from here or the project's folder; it is asked once, about each training image as it is.
+        temperature: What the logits of both are divided by, for a share of 0.9 of the loss; above 0.
         lr: Learning rate at the peak of the schedule.
         weight_decay: AdamW's decoupled weight decay, as a multiple of the learning rate; with 0 it is Adam.
         schedule: "one_cycle", which ends with the last step, or "plateau", which halves the learning rate after each
@@ -50,6 +55,8 @@ class DigitClassifier(LightningModule):
         deskew: bool = False,
         center: bool = False,
         rescale: bool = False,
+        teacher: str | None = None,
+        temperature: float = 4.0,
         lr: float = 0.02,
         weight_decay: float = 0.01,
         schedule: Literal["one_cycle", "plateau"] = "one_cycle",
@@ -58,6 +65,7 @@ class DigitClassifier(LightningModule):
         super().__init__()
         for name, value, good, bounds in (
             ("image_size", image_size, image_size >= 8, "8 or more"),
+            ("temperature", temperature, 0 < temperature < math.inf, "more than 0"),
             ("lr", lr, 0 < lr < math.inf, "more than 0"),
             ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more"),
             ("warmup", warmup, 0 <= warmup < 1, "from 0 to below 1"),
@@ -72,6 +80,8 @@ class DigitClassifier(LightningModule):
         self.backbone = backbone
         self.augment = augment
         self.preprocess = Preprocess(image_size, deskew, center, rescale)
+        self.teacher = teacher
+        self.temperature = temperature
         self.lr = lr
         self.weight_decay = weight_decay
         self.schedule = schedule
@@ -91,15 +101,38 @@ class DigitClassifier(LightningModule):
         """The training step that the weights come from, counted from 0, as Lightning logs an epoch's figures."""
         return max((self.global_step if self.loaded_steps is None else self.loaded_steps) - 1, 0)
 
+    def setup(self, stage: str) -> None:
+        """Ask the teacher about the training images.
+
+        Raises:
+            UserError: There is no such checkpoint, or the data are not MNISTDataModule's.
+        """
+        if stage != "fit" or self.teacher is None:
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, MNISTDataModule):
+            raise UserError("--model.teacher needs the images of MNISTDataModule.")
+        path = Path(self.teacher) if Path(self.teacher).exists() else project_path(self.teacher)
+        load(path)  # says what is wrong with it
+        train = data.splits["train"]
+        teacher = DigitClassifier.load_from_checkpoint(path, map_location=train.images.device).eval()
+        with torch.no_grad():
+            train.logits = torch.cat([teacher(images) for images in torch.split(train.images, EVAL_BATCH_SIZE)])
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, 10) of raw pixels 0..255 (N, 1, 28, 28), uint8 or float."""
         logits: Tensor = self.backbone(self.preprocess(images))
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean cross-entropy of a batch, augmented."""
-        images, labels = batch
-        return _measure(self.metrics.fit, self.backbone(self.preprocess(images, self.augment)), labels)
+        """The mean cross-entropy of a batch, augmented; with a teacher, mostly that against its probabilities."""
+        images, labels, *taught = batch
+        logits = self.backbone(self.preprocess(images, self.augment))
+        loss = _measure(self.metrics.fit, logits, labels)
+        if not taught:
+            return loss
+        target = (taught[0] / self.temperature).softmax(dim=1)
+        return 0.1 * loss + 0.9 * self.temperature**2 * F.cross_entropy(logits / self.temperature, target)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure a batch of the validation split, or (second loader) of the watched test set."""

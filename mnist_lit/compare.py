@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from mnist_lit import UserError
+from mnist_lit.checkpoints import project_path
 from mnist_lit.report import Result, describe_environment, multiply_adds, write_report
 from mnist_lit.runner import LOGS, run
 
@@ -61,7 +62,7 @@ def main(args: list[str]) -> None:
     flags = rest[len(configs) :]
     if any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
         raise UserError("Name the recipes first, without --config: mnist-lit compare CONFIG [CONFIG ...] [OPTION ...]")
-    recipes = _resolve(configs or [str(_configs() / f"ds_cnn_v{number}.yaml") for number in (1, 2, 3)], flags)
+    recipes = _resolve(configs or [str(project_path(f"configs/ds_cnn_v{number}.yaml")) for number in (1, 2, 3)], flags)
     plan = {
         "begun_with": shlex.join(["mnist-lit", "compare", *(arg for arg in args if arg != "--resume")]),
         "seeds": options.seeds,
@@ -75,12 +76,6 @@ def main(args: list[str]) -> None:
             print(f"\n{name}, seed {seed} (run {len(results) + 1} of {len(recipes) * options.seeds})")
             results.append(_train_and_test(folder, name, seed, ["--config", config, *flags]))
     write_report(folder, results)
-
-
-def _configs() -> Path:
-    """The folder of recipes: in the package if it is installed, else in the checkout."""
-    package = Path(__file__).parent
-    return next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
 
 
 def _resolve(configs: list[str], flags: list[str]) -> dict[str, tuple[str, dict[str, Any]]]:

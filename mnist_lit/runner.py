@@ -175,7 +175,7 @@ class DigitCLI(LightningCLI):
                 f"A run goes on as it began, and {path} was trained with another --{self.changed[0]}: leave that out, "
                 "or start anew without --ckpt_path."
             )
-        split = {"data.source", "data.val_size", "data.seed"} & set(self.changed)
+        split = {"data.source", "data.val_size"} & set(self.changed)
         if split and (command == "validate" or (begun.data.source, options.data.source) == ("mnist", "sample")):
             raise UserError(
                 f"With another --{min(split)} {command} would measure on images that {path} was trained on."
