@@ -56,7 +56,7 @@ class DigitClassifier(LightningModule):
         center: bool = False,
         rescale: bool = False,
         teacher: str | None = None,
-        temperature: float = 4.0,
+        temperature: float = 2.0,
         lr: float = 0.02,
         weight_decay: float = 0.01,
         schedule: Literal["one_cycle", "plateau"] = "one_cycle",

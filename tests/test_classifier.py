@@ -14,7 +14,15 @@ from mnist_lit.classifier import DigitClassifier
 
 @pytest.mark.parametrize(
     "options",
-    [{"image_size": 7}, {"lr": 0.0}, {"lr": math.inf}, {"weight_decay": -1.0}, {"warmup": 1.0}, {"warmup": -0.1}],
+    [
+        {"image_size": 7},
+        {"lr": 0.0},
+        {"lr": math.inf},
+        {"temperature": 0.0},
+        {"weight_decay": -1.0},
+        {"warmup": 1.0},
+        {"warmup": -0.1},
+    ],
 )
 def test_a_number_out_of_bounds_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"--model.{next(iter(options))} must be"):
@@ -43,6 +51,25 @@ def test_augmentation_is_for_training_alone() -> None:
     assert ours["test/accuracy"] == (plain(batch[0]).argmax(1) == batch[1]).float().mean()
     expected = nn.functional.cross_entropy(plain(batch[0]), batch[1])
     torch.testing.assert_close(ours["test/loss"], expected)
+
+
+def test_a_teacher_s_probabilities_are_what_is_learned_most() -> None:
+    torch.manual_seed(0)
+    model = DigitClassifier(DS_CNN_V2(), temperature=3.0).eval()
+    images, labels = torch.randint(0, 200, (20, 1, 28, 28), dtype=torch.uint8), torch.arange(20) % 10
+    theirs = torch.randn(20, 10) * 5
+    loss = model.training_step((images, labels, theirs), 0)
+    expected = 0.0
+    for logits, teacher, label in zip(model(images).tolist(), theirs.tolist(), labels.tolist(), strict=True):
+        target = [math.exp(value / 3) for value in teacher]
+        for temperature, targets, weight in (
+            (1, [float(digit == label) for digit in range(10)], 0.1),
+            (3, [value / sum(target) for value in target], 0.9 * 9),
+        ):
+            total = math.log(sum(math.exp(value / temperature) for value in logits))
+            entropy = sum(p * (total - value / temperature) for p, value in zip(targets, logits, strict=True))
+            expected += weight * entropy / 20
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_each_test_counts_anew() -> None:

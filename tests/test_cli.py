@@ -134,6 +134,19 @@ def test_testing_needs_no_configuration_and_makes_no_folder(main: Main, capsys: 
     assert sorted(path.name for path in Path().iterdir()) == ["data", "lightning_logs"]
 
 
+def test_a_network_learns_from_a_teacher(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    main("fit --trainer.max_epochs=1")
+    main(f"fit --trainer.max_epochs=1 --model.teacher={LAST}")
+    plain, taught = (
+        torch.load(RUN.with_name(f"version_{n}") / "checkpoints/last.ckpt", weights_only=True) for n in (0, 1)
+    )
+    assert not same(plain["state_dict"], taught["state_dict"])
+    assert plain["state_dict"].keys() == taught["state_dict"].keys()
+    (RUN / "checkpoints/last.ckpt").unlink()
+    main("test --ckpt_path last")  # needs no teacher
+    assert "nowhere.ckpt" in error(main, "fit --model.teacher=nowhere.ckpt", capsys)
+
+
 def test_predictions_are_the_network_s(main: Main) -> None:
     main("fit")
     main("predict --ckpt_path last")
