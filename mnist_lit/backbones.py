@@ -94,15 +94,12 @@ class DS_CNN_V3(_DSCNN):
 
 
 class TeacherCNN(nn.Module):
-    """Four 3x3 convolutions, two 2x2 max pools and a linear layer: 109,002 parameters, to distil the small ones from.
+    """Four 3x3 convolutions, two 2x2 max pools and a linear layer: 109,130 parameters, to distil the small ones from.
 
     Unlike them it keeps the places of its features to the end, so it takes images of 20 px only.
-
-    Args:
-        dropout: Probability of dropping a feature before the linear layer.
     """
 
-    def __init__(self, dropout: float = 0.3) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
             *_convolve(1, 32), nn.MaxPool2d(2), nn.ReLU(),  # (N, 32, 10, 10)
@@ -110,10 +107,11 @@ class TeacherCNN(nn.Module):
             *_convolve(64, 64), nn.MaxPool2d(2), nn.ReLU(),  # (N, 64, 5, 5)
             *_convolve(64, 64), nn.ReLU(),
         )  # fmt: skip
-        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(64 * 5 * 5, 10))
+        self.head = nn.Linear(64 * 5 * 5, 10)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, 10) of float images (N, 1, 20, 20)."""
-        logits: Tensor = self.head(self.features(images.contiguous(memory_format=torch.channels_last)))
+        features = self.features(images.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.head(features.flatten(1))
         return logits

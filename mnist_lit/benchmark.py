@@ -111,15 +111,18 @@ def _rate(data: MNISTDataModule, batches: int, seconds: float) -> float:
 
 def _plain_epochs(model: DigitClassifier, data: MNISTDataModule, batches: int) -> float:
     """Seconds of the second of two epochs of a loop that does the arithmetic of a fit and nothing else."""
-    images, labels = data.splits["train"].images, data.splits["train"].labels
+    train = data.splits["train"]
+    images, labels = train.images, train.labels
     model.to(images.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=model.lr, weight_decay=model.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, model.lr, total_steps=2 * batches + 1)
     for _ in range(2):
         start = _now()
         for chosen in torch.split(torch.randperm(len(labels), device=labels.device), data.batch_size)[:batches]:
-            batch = model.preprocess(images[chosen], model.augment)
-            loss = F.cross_entropy(model.backbone(batch), labels[chosen])
+            logits = model.backbone(model.preprocess(images[chosen], model.augment))
+            loss = F.cross_entropy(logits, labels[chosen])
+            if train.logits is not None:
+                loss = model.distil(loss, logits, train.logits[chosen])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
