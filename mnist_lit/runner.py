@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,6 +124,7 @@ class DigitCLI(LightningCLI):
             **kwargs: LightningCLI's.
         """
         self.run_folder = folder
+        self.names_backbone = _names_backbone(kwargs["args"])
         self.trained_steps = 0
         self.changed: list[str] = []  # options that are not what the checkpoint was trained with
         super().__init__(*args, **kwargs)
@@ -133,8 +135,13 @@ class DigitCLI(LightningCLI):
         return {name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The network where none is named: a checkpoint brings its own, so that testing it needs no configuration."""
-        parser.set_defaults({"model.backbone": {"class_path": "mnist_lit.backbones.DS_CNN_V1"}})
+        """The network where none is named: a checkpoint brings its own, so that testing it needs no configuration.
+
+        Where one is, there is no such default, whose arguments jsonargparse (4.53) would hand on to those of the same
+        names.
+        """
+        if not self.names_backbone:
+            parser.set_defaults({"model.backbone": {"class_path": "mnist_lit.backbones.DS_CNN_V1"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with what the checkpoint remembers of its run laid under what the user gives.
@@ -150,7 +157,7 @@ class DigitCLI(LightningCLI):
             if command != "fit":
                 raise UserError(f"{command} needs --ckpt_path: a file, or `last` or `best` of the newest run.")
             return
-        path = self._find_checkpoint(path, args)
+        path = self._find_checkpoint(path)
         checkpoint = load(path)
         self.trained_steps = checkpoint["global_step"]
         is_reference = (self.logs() / "reference").resolve() in path.resolve().parents  # tracked: nothing is added
@@ -184,19 +191,15 @@ class DigitCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning's (2.6.6) lets a checkpoint's hyper-parameters silently beat the user's."""
 
-    def _find_checkpoint(self, path: str, args: list[str]) -> Path:
+    def _find_checkpoint(self, path: str) -> Path:
         if path not in ("last", "best"):
             if not Path(path).is_file():
                 raise UserError(f"--ckpt_path {path}: there is no such file.")
             return Path(path)
         options, logs = self.config[self.config.subcommand], self.logs()
-        recipes = [yaml.safe_load(Path(str(file)).read_text()) for file in options.config or []]
-        named = any(arg.partition("=")[0] == "--model.backbone" for arg in args) or any(
-            (recipe.get("model") or {}).get("backbone") for recipe in recipes
-        )
         # going on inside a comparison would change it behind its report
         without = {logs / "reference"} | ({logs / "compare"} if self.config.subcommand == "fit" else set())
-        found = newest(path, logs, without, options.model.backbone.class_path if named else None)
+        found = newest(path, logs, without, options.model.backbone.class_path if self.names_backbone else None)
         print(f"--ckpt_path {path}: {found}")
         return found
 
@@ -248,3 +251,19 @@ class DigitCLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder or Path()))
         return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
+
+
+def _names_backbone(args: list[str]) -> bool:
+    """Whether an option or a recipe among the arguments names the network."""
+    if any(arg.partition("=")[0] == "--model.backbone" for arg in args):
+        return True
+    files = [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
+    files += [file for option, file in pairwise(args) if option in ("-c", "--config")]
+    for file in files:
+        try:
+            recipe = yaml.safe_load(Path(file).read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue  # the parser tells
+        if isinstance(recipe, dict) and isinstance(recipe.get("model"), dict) and "backbone" in recipe["model"]:
+            return True
+    return False
