@@ -102,7 +102,7 @@ class DigitClassifier(LightningModule):
         return max((self.global_step if self.loaded_steps is None else self.loaded_steps) - 1, 0)
 
     def setup(self, stage: str) -> None:
-        """Ask the teacher about the training images.
+        """Ask the teacher about the training images, unless it was trained on images that this run is measured on.
 
         Raises:
             UserError: There is no such checkpoint, or the data are not MNISTDataModule's.
@@ -113,7 +113,11 @@ class DigitClassifier(LightningModule):
         if not isinstance(data, MNISTDataModule):
             raise UserError("--model.teacher needs the images of MNISTDataModule.")
         path = Path(self.teacher) if Path(self.teacher).exists() else project_path(self.teacher)
-        load(path)  # says what is wrong with it
+        theirs = load(path).get("datamodule_hyper_parameters", {})
+        held_out = MNISTDataModule(data.source, val_size=theirs.get("val_size")).val_size
+        if theirs.get("source") != data.source or held_out < data.val_size:
+            print(f"{path} knows images that this run is measured on: it is left out, and nothing distilled.")
+            return
         train = data.splits["train"]
         teacher = DigitClassifier.load_from_checkpoint(path, map_location=train.images.device).eval()
         with torch.no_grad():

@@ -143,6 +143,9 @@ def test_a_network_learns_from_a_teacher(main: Main, capsys: pytest.CaptureFixtu
     )
     assert not same(plain["state_dict"], taught["state_dict"])
     assert plain["state_dict"].keys() == taught["state_dict"].keys()
+    capsys.readouterr()
+    main(f"fit --trainer.fast_dev_run=true --data.val_size=60 --model.teacher={LAST}")
+    assert "knows images that this run is measured on" in capsys.readouterr().out
     (RUN / "checkpoints/last.ckpt").unlink()
     main("test --ckpt_path last")  # needs no teacher
     assert "nowhere.ckpt" in error(main, "fit --model.teacher=nowhere.ckpt", capsys)
