@@ -167,6 +167,8 @@ class DigitCLI(LightningCLI):
             part: {name: value for name, value in checkpoint.get(key, {}).items() if not name.startswith("_")}
             for part, key in {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}.items()
         }
+        if "backbone" not in remembered["model"]:  # of a classifier built in Python
+            remembered["model"]["backbone"] = self.config[command].model.backbone.as_dict()
         begun_with = json.dumps(remembered)
         if command == "fit" and self.run_folder:
             begun_with = str(self.run_folder / "config.yaml")  # all of it, such as the number of epochs

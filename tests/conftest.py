@@ -14,6 +14,7 @@ from mnist_lit import cli, idx
 torch.set_num_threads(1)  # more are slower on data so small
 
 TRAIN, TEST = 300, 100
+OFFICIAL = idx.OFFICIAL
 SMALL = ["--data.val_size=50", "--data.batch_size=50", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
 SMALL += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
@@ -59,9 +60,10 @@ def main(tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return run
 
 
-@pytest.fixture(scope="session")
-def official_mnist() -> str:
+@pytest.fixture
+def official_mnist(monkeypatch: pytest.MonkeyPatch) -> str:
     """The folder of the official files, which MNIST_DIR names."""
     if "MNIST_DIR" not in os.environ:
         pytest.skip("MNIST_DIR does not name the folder of the official MNIST files")
+    monkeypatch.setattr(idx, "OFFICIAL", OFFICIAL)
     return str(Path(os.environ["MNIST_DIR"]).resolve())

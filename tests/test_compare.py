@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def test_recipes_and_seeds_are_trained_tested_and_compared(main: Main, capsys: p
     assert torch.load(checkpoint, weights_only=True)["epoch"] == 1
     # what compare reports is what the command line says of the same checkpoint
     main(f"test --ckpt_path={checkpoint}")
-    assert f"{results()[3]['test_accuracy']:.6f}" in capsys.readouterr().out
+    (printed,) = re.findall(r"test/accuracy\W+([\d.]+)", capsys.readouterr().out)
+    assert float(printed) == pytest.approx(results()[3]["test_accuracy"])
 
 
 @pytest.mark.usefixtures("recipes")
