@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_lit import UserError
+from mnist_lit.preprocess import pixel_centers
 
 
 class RandomAffineBatch(nn.Module):
@@ -53,12 +54,10 @@ def affine(images: Tensor, angle: Tensor, scale: Tensor, shift: Tensor) -> Tenso
     The shift counts right and down, as fractions of the width and the height; it is applied last.
     """
     height, width = images.shape[-2:]
-    # pixel centres in the normalised coordinates of affine_grid, which stretch each axis to -1..1
-    x = ((torch.arange(width, device=images.device) * 2 + 1) / width - 1)[None, None]  # (1, 1, W)
-    y = ((torch.arange(height, device=images.device) * 2 + 1) / height - 1)[None, :, None]  # (1, H, 1)
-    right, down = (x - 2 * shift[0, :, None, None]), (y - 2 * shift[1, :, None, None])
+    right = pixel_centers(width, images.device)[None, None] - 2 * shift[0, :, None, None]  # (N, 1, W)
+    down = pixel_centers(height, images.device)[None, :, None] - 2 * shift[1, :, None, None]  # (N, H, 1)
     cos, sin = (torch.cos(angle) / scale)[:, None, None], (torch.sin(angle) / scale)[:, None, None]
-    ratio = height / width
+    ratio = height / width  # as each axis is stretched to -1..1
     # the inverse map: where in the input an output pixel looks; affine_grid gives the same in six times the time
     grid = torch.stack((cos * right + sin * ratio * down, cos * down - sin / ratio * right), dim=-1)  # (N, H, W, 2)
     return F.grid_sample(images, grid, align_corners=False)

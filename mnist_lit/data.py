@@ -179,7 +179,7 @@ class DigitDataset(Dataset[Batch]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
+        return tuple(column[0] for column in self.__getitems__([index]))
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """What a DataLoader's fetcher calls, where it exists, with the indices of a batch."""

@@ -15,6 +15,11 @@ SPREAD = 0.57
 """Standard deviation in x and in y of the ink that rescaling leaves as it is, in halves of the image's side."""
 
 
+def pixel_centers(size: int, device: torch.device) -> Tensor:
+    """Centres of the pixels along an axis (size,), in the coordinates of affine_grid: the image spans -1..1."""
+    return (torch.arange(size, device=device) * 2 + 1) / size - 1
+
+
 class Straighten(nn.Module):
     """Deskew each digit by its moments, centre it, rescale it, or several of them, in one resampling.
 
@@ -39,9 +44,7 @@ class Straighten(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Straightened images (N, 1, H, W), of float images (N, 1, H, W) with a background of 0; a blank one stays."""
         height, width = images.shape[-2:]
-        # pixel centres in the normalised coordinates of affine_grid: the image spans -1..1
-        x = (torch.arange(width, device=images.device) * 2 + 1) / width - 1
-        y = (torch.arange(height, device=images.device) * 2 + 1) / height - 1
+        x, y = pixel_centers(width, images.device), pixel_centers(height, images.device)
         # of each row, the mass and the mass times x and x squared, in one pass over the pixels: (N, 1, H) each
         rows, rows_x, rows_xx = (images @ torch.stack((torch.ones_like(x), x, x.square()), dim=-1)).unbind(-1)
         mass = rows.sum(-1).clamp(min=1e-6)  # (N, 1)
