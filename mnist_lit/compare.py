@@ -8,7 +8,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
-from itertools import takewhile
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import yaml
 
 from mnist_lit import UserError
 from mnist_lit.checkpoints import project_path
-from mnist_lit.report import Result, describe_environment, multiply_adds, write_report
+from mnist_lit.report import Result, describe_environment, folder_of_run, multiply_adds, write_report
 from mnist_lit.runner import LOGS, run
 
 NEEDED: dict[str, Callable[[Any], bool]] = {
@@ -44,15 +44,23 @@ def main(args: list[str]) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="mnist-lit compare",
-        usage="%(prog)s [CONFIG ...] [--seeds N] [--resume] [any option of mnist-lit fit]",
+        usage="%(prog)s [CONFIG ...] [--seeds N] [--change '...'] [--resume] [any option of mnist-lit fit]",
         description=DESCRIPTION,
         epilog="CONFIG: recipes as YAML files, given first; the three networks of the specification by default. "
-        "Example: mnist-lit compare --data.source sample --trainer.max_epochs 5",
+        "Examples: mnist-lit compare --data.source sample --trainer.max_epochs 5; what deskewing is worth to a recipe: "
+        "mnist-lit compare configs/ds_cnn_v2.yaml --change model.deskew=false --seeds 5",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="runs a recipe, from the recipe's seed up (1)"
+    )
+    parser.add_argument(
+        "--change",
+        action="append",
+        default=[],
+        metavar="'OPTION=VALUE ...'",
+        help="compare each recipe also with these options changed, such as model.deskew=false; can be given repeatedly",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the newest comparison where it stopped")
     options, rest = parser.parse_known_args(args)
@@ -62,7 +70,8 @@ def main(args: list[str]) -> None:
     flags = rest[len(configs) :]
     if any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
         raise UserError("Name the recipes first, without --config: mnist-lit compare CONFIG [CONFIG ...] [OPTION ...]")
-    recipes = _resolve(configs or [str(project_path(f"configs/ds_cnn_v{number}.yaml")) for number in (1, 2, 3)], flags)
+    configs = configs or [str(project_path(f"configs/ds_cnn_v{number}.yaml")) for number in (1, 2, 3)]
+    recipes = _resolve(configs, flags, options.change)
     plan = {
         "begun_with": shlex.join(["mnist-lit", "compare", *(arg for arg in args if arg != "--resume")]),
         "seeds": options.seeds,
@@ -71,33 +80,36 @@ def main(args: list[str]) -> None:
     root = next(iter(plan["recipes"].values()))["trainer"]["default_root_dir"] or "."
     folder = _folder(Path(root) / LOGS / "compare", plan, options.resume)
     results: list[Result] = []
-    for name, (config, recipe) in recipes.items():
-        for seed in range(recipe["seed_everything"], recipe["seed_everything"] + options.seeds):
+    for name, (recipe, resolved) in recipes.items():
+        for seed in range(resolved["seed_everything"], resolved["seed_everything"] + options.seeds):
             print(f"\n{name}, seed {seed} (run {len(results) + 1} of {len(recipes) * options.seeds})")
-            results.append(_train_and_test(folder, name, seed, ["--config", config, *flags]))
+            results.append(_train_and_test(folder, name, seed, recipe))
     write_report(folder, results)
 
 
-def _resolve(configs: list[str], flags: list[str]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Each recipe by its file's name: the file, and every option of its fit. So a mistake is found before any run."""
-    recipes: dict[str, tuple[str, dict[str, Any]]] = {}
-    for config in configs:
+def _resolve(configs: list[str], flags: list[str], changes: list[str]) -> dict[str, tuple[list[str], dict[str, Any]]]:
+    """Each recipe by its name: its arguments, and every option of its fit. So a mistake is found before any run."""
+    recipes: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    for config, change in product(configs, ["", *changes]):
+        changed = shlex.split(change)
+        name = ", ".join([Path(config).stem, *changed])
+        recipe = ["--config", config, *flags, *(f"--{option}" for option in changed)]
         text = io.StringIO()
         try:
             with contextlib.redirect_stdout(text):
-                run(["fit", "--config", config, *flags, "--print_config"])
+                run(["fit", *recipe, "--print_config"])
         except SystemExit as end:
             if end.code:
                 raise
-        if Path(config).stem in recipes:
-            raise UserError(f"Two recipes are named {Path(config).stem}: rename one.")
-        recipe = yaml.safe_load(text.getvalue())
+        if name in recipes:
+            raise UserError(f"Two recipes are named {name}: rename one.")
+        resolved = yaml.safe_load(text.getvalue())
         for key, unfit in NEEDED.items():
             part, _, option = key.rpartition(".")
-            value = (recipe[part] if part else recipe)[option]
+            value = (resolved[part] if part else resolved)[option]
             if unfit(value):
                 raise UserError(f"{config}: compare cannot work with --{key} {str(value).lower()}: leave it out.")
-        recipes[Path(config).stem] = (config, recipe)
+        recipes[name] = (recipe, resolved)
     return recipes
 
 
@@ -125,7 +137,7 @@ def _folder(parent: Path, plan: dict[str, Any], resume: bool) -> Path:
 
 def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> Result:
     """The result of one run, which is trained and tested unless its folder holds the result already."""
-    run_folder = folder / name / f"seed_{seed}"
+    run_folder = folder_of_run(folder, name, seed)
     record = run_folder / "result.json"
     if record.exists():
         print("done before")

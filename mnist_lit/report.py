@@ -23,7 +23,7 @@ from mnist_lit.classifier import EXAMPLE, DigitClassifier
 class Result(TypedDict):
     """What one run of a comparison gave."""
 
-    recipe: str
+    recipe: str  # its file's name, and what is changed in it
     model: str
     seed: int
     parameters: int
@@ -38,6 +38,11 @@ class Result(TypedDict):
 
 
 COLOURS = {"train": "tab:blue", "val": "tab:orange", "test": "tab:green"}
+
+
+def folder_of_run(folder: Path, recipe: str, seed: int) -> Path:
+    """Where a comparison keeps one of its runs."""
+    return folder / recipe.replace("/", "_") / f"seed_{seed}"
 
 
 def multiply_adds(model: DigitClassifier) -> int:
@@ -92,7 +97,7 @@ def table(results: list[Result]) -> str:
         accuracies = [100 * result["test_accuracy"] for result in runs]
         mean = statistics.mean(accuracies)
         low, high = wilson(mean / 100, runs[0]["test_images"])
-        row = [model if name == model.lower() else f"{model} ({name})"]
+        row = [_label(runs[0])]
         row += [f"{runs[0]['parameters']:,}", f"{runs[0]['multiply_adds']:,}", str(runs[0]["epochs"])]
         row += [f"{100 * statistics.mean(result['val_accuracy'] for result in runs):.2f}"]
         row += [f"{mean:.2f} ({100 * low:.2f} to {100 * high:.2f})"]
@@ -108,17 +113,28 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
 
 
+def _label(result: Result) -> str:
+    """The model, and what its recipe has beside the model's own."""
+    name, *changes = result["recipe"].split(", ")
+    model = result["model"] if name == result["model"].lower() else f"{result['model']} ({name})"
+    return ", ".join([model, *changes])
+
+
 def _plot(folder: Path, results: list[Result]) -> None:
     """Draw the curves of `accuracy.png` from the runs' TensorBoard logs: a panel a recipe, a line a run."""
     names = list(dict.fromkeys(result["recipe"] for result in results))
-    figure = Figure(figsize=(4 * len(names) + 0.5, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    columns = min(len(names), 3)
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(4 * columns + 0.5, 3.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     lowest = 100.0
-    for panel, name in zip(panels, names, strict=True):
+    for panel in panels[len(names) :]:
+        panel.axis("off")
+    for panel, name in zip(panels, names, strict=False):
         runs = [result for result in results if result["recipe"] == name]
         labels = {"train": "train", "val": "validation", "test": "test, to look at"}
         for result in runs:
-            events = EventAccumulator(str(folder / name / f"seed_{result['seed']}"))
+            events = EventAccumulator(str(folder_of_run(folder, name, result["seed"])))
             events.Reload()
             epoch_of = {event.step: epoch for epoch, event in enumerate(events.Scalars("train/accuracy"), start=1)}
             for tag, colour in COLOURS.items():
@@ -132,7 +148,8 @@ def _plot(folder: Path, results: list[Result]) -> None:
         finals = [100 * result["test_accuracy"] for result in runs]
         label = f"test, final: {statistics.mean(finals):.2f} %"
         panel.plot([runs[0]["epochs"]] * len(finals), finals, "*", ms=11, color=COLOURS["test"], label=label)
-        panel.set(title=f"{runs[0]['model']}: {runs[0]['parameters']:,} parameters", xlabel="epoch")
+        panel.set(xlabel="epoch")
+        panel.set_title(f"{_label(runs[0])}: {runs[0]['parameters']:,} parameters", fontsize="medium", wrap=True)
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
         panel.legend(loc="lower right", fontsize="small")

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -51,7 +52,7 @@ def main(tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     (tmp_path / "data").symlink_to(tiny_mnist)
 
     def run(line: str) -> None:
-        command, *given = line.split()
+        command, *given = shlex.split(line)
         if command in ("fit", "compare"):
             recipes = list(takewhile(lambda arg: not arg.startswith("-"), given))  # compare takes them first
             given = [*recipes, *SMALL, *given[len(recipes) :]]

@@ -1,11 +1,13 @@
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lit import compare, report
@@ -52,6 +54,22 @@ def test_recipes_and_seeds_are_trained_tested_and_compared(main: Main, capsys: p
     main(f"test --ckpt_path={checkpoint}")
     (printed,) = re.findall(r"test/accuracy\W+([\d.]+)", capsys.readouterr().out)
     assert float(printed) == pytest.approx(results()[3]["test_accuracy"])
+
+
+@pytest.mark.usefixtures("recipes")
+def test_a_recipe_is_compared_with_changes_of_itself(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    v3 = "model.backbone=mnist_lit.backbones.DS_CNN_V3"
+    given = ["--change", "model.image_size=8 model.deskew=true", "--change", v3]
+    main(f"compare slow.yaml --trainer.max_epochs=1 {shlex.join(given)}")
+    changes = ["", ", model.image_size=8, model.deskew=true", f", {v3}"]
+    assert [result["recipe"] for result in results()] == [f"slow{change}" for change in changes]
+    assert [result["parameters"] for result in results()] == [4_070, 4_070, 6_526]
+    config = yaml.safe_load((FOLDER / f"slow{changes[1]}/seed_42/config.yaml").read_text())
+    assert (config["model"]["image_size"], config["model"]["deskew"], config["model"]["lr"]) == (8, True, 0.001)
+    assert "| DS_CNN_V2 (slow), model.image_size=8, model.deskew=true " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main("compare slow.yaml --change model.deskw=false")
+    assert "model.deskw" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("recipes")
