@@ -11,12 +11,12 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics import MetricCollection
 
 from mnist_lit import UserError
 from mnist_lit.checkpoints import load, project_path
 from mnist_lit.data import EVAL_BATCH_SIZE, Batch, MNISTDataModule
+from mnist_lit.metrics import Metrics, measure
 from mnist_lit.preprocess import Preprocess
 
 EXAMPLE = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
@@ -132,7 +132,7 @@ class DigitClassifier(LightningModule):
         """The mean cross-entropy of a batch, augmented; with a teacher, mostly that against its probabilities."""
         images, labels, *taught = batch
         logits = self.backbone(self.preprocess(images, self.augment))
-        loss = _measure(self.metrics.fit, logits, labels)
+        loss = measure(self.metrics.fit, logits, labels)
         return self.distil(loss, logits, taught[0]) if taught else loss
 
     def distil(self, loss: Tensor, logits: Tensor, taught: Tensor) -> Tensor:
@@ -146,13 +146,13 @@ class DigitClassifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure a batch of the validation split, or (second loader) of the watched test set."""
         images, labels = batch
-        _measure(self.metrics.validate if dataloader_idx == 0 else self.metrics.watch, self(images), labels)
+        measure(self.metrics.validate if dataloader_idx == 0 else self.metrics.watch, self(images), labels)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch of the test set, digit by digit too."""
         images, labels = batch
         logits = self(images)
-        _measure(self.metrics.test, logits, labels)
+        measure(self.metrics.test, logits, labels)
         self.metrics.confusion.update(logits, labels)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -238,35 +238,3 @@ class DigitClassifier(LightningModule):
                     f"The checkpoint holds another network: {name} is {theirs.get(name, 'missing')} there and "
                     f"{ours.get(name, 'missing')} in {type(self.backbone).__name__}."
                 )
-
-
-class Metrics(nn.Module):
-    """What is measured on the classifier's device while Trainer fits, validates and tests."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fit = _loss_and_accuracy("train")
-        self.validate = _loss_and_accuracy("val")
-        self.test = _loss_and_accuracy("test")
-        self.watch = _loss_and_accuracy("test")  # the test set after an epoch of training (`--data.watch_test`)
-        self.confusion = MulticlassConfusionMatrix(10, validate_args=False)
-
-
-def _loss_and_accuracy(split: Literal["train", "val", "test"]) -> MetricCollection:
-    """Logged as `split/loss` and `split/accuracy`."""
-    return MetricCollection(
-        {
-            "loss": MeanMetric(nan_strategy="disable"),  # any other looks for NaN, and so waits for the GPU, each step
-            # micro: correct images over all images; torchmetrics' default averages over the digits
-            "accuracy": MulticlassAccuracy(10, average="micro", validate_args=False),
-        },
-        prefix=f"{split}/",
-        compute_groups=False,  # no state to share
-    )
-
-
-def _measure(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross-entropy of a batch, which is added to the metrics with its accuracy."""
-    loss = F.cross_entropy(logits, labels)
-    metrics.update(value=loss.detach(), weight=len(labels), preds=logits.detach(), target=labels)
-    return loss

@@ -1,8 +1,11 @@
 """How the options of a command are read, and how a mistake in them is told."""
 
 import re
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mnist_lit import augment, backbones
@@ -32,6 +35,22 @@ class Parser(LightningArgumentParser):
                     "--model.backbone of that network's. With fit: go on with that run, in its folder."
                 )
         return added
+
+
+def names_backbone(args: list[str]) -> bool:
+    """Whether an option or a recipe among the arguments names the network."""
+    if any(arg.partition("=")[0] == "--model.backbone" for arg in args):
+        return True
+    files = [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
+    files += [file for option, file in pairwise(args) if option in ("-c", "--config")]
+    for file in files:
+        try:
+            recipe = yaml.safe_load(Path(file).read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue  # the parser tells
+        if isinstance(recipe, dict) and isinstance(recipe.get("model"), dict) and "backbone" in recipe["model"]:
+            return True
+    return False
 
 
 def _one_line(message: str) -> str:

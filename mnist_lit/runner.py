@@ -7,11 +7,9 @@ import shlex
 import signal
 import sys
 import warnings
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -25,7 +23,7 @@ from mnist_lit.checkpoints import RandomState, keepers, load, newest
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.cli import COMMANDS
 from mnist_lit.data import MNISTDataModule
-from mnist_lit.parser import Parser
+from mnist_lit.parser import Parser, names_backbone
 
 LOGS = "lightning_logs"
 
@@ -124,7 +122,7 @@ class DigitCLI(LightningCLI):
             **kwargs: LightningCLI's.
         """
         self.run_folder = folder
-        self.names_backbone = _names_backbone(kwargs["args"])
+        self.names_backbone = names_backbone(kwargs["args"])
         self.trained_steps = 0
         self.changed: list[str] = []  # options that are not what the checkpoint was trained with
         super().__init__(*args, **kwargs)
@@ -253,19 +251,3 @@ class DigitCLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder or Path()))
         return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
-
-
-def _names_backbone(args: list[str]) -> bool:
-    """Whether an option or a recipe among the arguments names the network."""
-    if any(arg.partition("=")[0] == "--model.backbone" for arg in args):
-        return True
-    files = [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
-    files += [file for option, file in pairwise(args) if option in ("-c", "--config")]
-    for file in files:
-        try:
-            recipe = yaml.safe_load(Path(file).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            continue  # the parser tells
-        if isinstance(recipe, dict) and isinstance(recipe.get("model"), dict) and "backbone" in recipe["model"]:
-            return True
-    return False

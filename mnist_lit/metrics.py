@@ -1,0 +1,40 @@
+"""What is measured while Trainer fits, validates and tests."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+
+class Metrics(nn.Module):
+    """The metrics of each stage, on the classifier's device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fit = _loss_and_accuracy("train")
+        self.validate = _loss_and_accuracy("val")
+        self.test = _loss_and_accuracy("test")
+        self.watch = _loss_and_accuracy("test")  # the test set after an epoch of training (`--data.watch_test`)
+        self.confusion = MulticlassConfusionMatrix(10, validate_args=False)
+
+
+def _loss_and_accuracy(split: Literal["train", "val", "test"]) -> MetricCollection:
+    """Logged as `split/loss` and `split/accuracy`."""
+    return MetricCollection(
+        {
+            "loss": MeanMetric(nan_strategy="disable"),  # any other looks for NaN, and so waits for the GPU, each step
+            # micro: correct images over all images; torchmetrics' default averages over the digits
+            "accuracy": MulticlassAccuracy(10, average="micro", validate_args=False),
+        },
+        prefix=f"{split}/",
+        compute_groups=False,  # no state to share
+    )
+
+
+def measure(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross-entropy of logits (N, 10) and labels (N,), which is added to the metrics with their accuracy."""
+    loss = F.cross_entropy(logits, labels)
+    metrics.update(value=loss.detach(), weight=len(labels), preds=logits.detach(), target=labels)
+    return loss
