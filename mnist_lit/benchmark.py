@@ -1,6 +1,5 @@
 """How fast `mnist-lit fit` trains, beside a plain PyTorch loop on the same tensors."""
 
-import argparse
 import json
 import resource
 import statistics
@@ -14,10 +13,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from mnist_lit import UserError
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
+from mnist_lit.parser import CommandParser
 from mnist_lit.report import describe_environment
 from mnist_lit.runner import LOGS, run
 
@@ -25,8 +26,9 @@ DESCRIPTION = """Images a second of `mnist-lit fit` as a user runs it (progress 
 hand-written PyTorch loop over the same tensors, with the same network, batch size, optimiser and schedule.
 
 Both train in turn, round after round, in one process. A round is timed from the start of an epoch to the start of the
-next, without validation: so the checkpoints and logs at an epoch's end count. The peak memory is that of a `mnist-lit
-fit` of one epoch in a process of its own. Prints a table and writes lightning_logs/benchmark/speed.json."""
+next, without validation: so the checkpoints and logs at an epoch's end count. The share of preprocessing, and of
+augmentation if there is one, is that of the plain loop's time. The peak memory is that of a `mnist-lit fit` of one
+epoch in a process of its own. Prints a table and writes lightning_logs/benchmark/speed.json."""
 
 
 class EpochTimer(Callback):
@@ -58,13 +60,11 @@ def main(args: list[str]) -> None:
     Raises:
         SystemExit: The arguments are at fault, or ask for help.
     """
-    parser = argparse.ArgumentParser(
-        prog="mnist-lit benchmark",
-        usage="%(prog)s [--rounds N] [--batches N] [any option of mnist-lit fit]",
+    parser = CommandParser(
+        "benchmark",
+        usage="[--rounds N] [--batches N] [any option of mnist-lit fit]",
         description=DESCRIPTION,
         epilog="Example: mnist-lit benchmark --config configs/ds_cnn_v2.yaml --data.batch_size 512",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds, of which the medians count (7)")
     parser.add_argument("--batches", type=int, default=200, metavar="N", help="batches of an epoch (200)")
@@ -73,11 +73,14 @@ def main(args: list[str]) -> None:
         raise UserError("--rounds and --batches must be 2 or more.")
     ours: list[float] = []
     plain: list[float] = []
+    shares: list[float] = []
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:
             fit = run(_fit(folder, 3, options.batches, flags))
         ours.append(_rate(fit.datamodule, options.batches, _timer(fit.trainer).seconds[1]))  # the first warms up
-        plain.append(_rate(fit.datamodule, options.batches, _plain_epochs(fit.model, fit.datamodule, options.batches)))
+        seconds = _plain_epochs(fit.model, fit.datamodule, options.batches)
+        plain.append(_rate(fit.datamodule, options.batches, seconds))
+        shares.append(_preprocess_epoch(fit.model, fit.datamodule, options.batches) / seconds)
     result = {
         "environment": describe_environment(fit.trainer.strategy.root_device),
         "model": type(fit.model.backbone).__name__,
@@ -86,6 +89,7 @@ def main(args: list[str]) -> None:
         "batches": options.batches,
         "fit_images_per_s": ours,
         "plain_images_per_s": plain,
+        "preprocessing_shares": shares,
         "ratios": [a / b for a, b in zip(ours, plain, strict=True)],
         "peak_memory_gb": _peak_memory(flags),
     }
@@ -118,7 +122,7 @@ def _plain_epochs(model: DigitClassifier, data: MNISTDataModule, batches: int) -
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, model.lr, total_steps=2 * batches + 1)
     for _ in range(2):
         start = _now()
-        for chosen in torch.split(torch.randperm(len(labels), device=labels.device), data.batch_size)[:batches]:
+        for chosen in _batches(data, batches):
             logits = model.backbone(model.preprocess(images[chosen], model.augment))
             loss = F.cross_entropy(logits, labels[chosen])
             if train.logits is not None:
@@ -129,6 +133,22 @@ def _plain_epochs(model: DigitClassifier, data: MNISTDataModule, batches: int) -
             schedule.step()
         seconds = _now() - start
     return seconds
+
+
+@torch.no_grad()
+def _preprocess_epoch(model: DigitClassifier, data: MNISTDataModule, batches: int) -> float:
+    """Seconds that preprocessing and augmentation take of such an epoch."""
+    images = data.splits["train"].images
+    start = _now()
+    for chosen in _batches(data, batches):
+        model.preprocess(images[chosen], model.augment)
+    return _now() - start
+
+
+def _batches(data: MNISTDataModule, batches: int) -> tuple[Tensor, ...]:
+    """Indices of the training images, shuffled, a tensor a batch."""
+    labels = data.splits["train"].labels
+    return torch.split(torch.randperm(len(labels), device=labels.device), data.batch_size)[:batches]
 
 
 def _now() -> float:
@@ -161,6 +181,7 @@ def table(result: dict[str, Any]) -> str:
 | `mnist-lit fit`         | {spread(result["fit_images_per_s"], ",.0f")} |
 | plain PyTorch loop      | {spread(result["plain_images_per_s"], ",.0f")} |
 | ratio of a round        | {spread(result["ratios"], ".2f")} |
+| preprocessing's share   | {spread([100 * share for share in result["preprocessing_shares"]], ".0f")} % |
 | peak memory of a fit    | {result["peak_memory_gb"]:.2f} GB |
 
 {result["environment"]}

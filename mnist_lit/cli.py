@@ -12,6 +12,7 @@ COMMANDS = {
     "test": ("mnist_lit.runner", "measure a checkpoint on the 10,000 test images"),
     "predict": ("mnist_lit.runner", "write down the digits that a checkpoint reads in the test images"),
     "compare": ("mnist_lit.compare", "train and test several recipes; a table and the curves"),
+    "search": ("mnist_lit.search", "try other values of a recipe's options, as Optuna proposes them"),
     "robustness": ("mnist_lit.robustness", "accuracy of checkpoints on distorted test images"),
     "benchmark": ("mnist_lit.benchmark", "training speed beside a plain PyTorch loop"),
 }
@@ -50,9 +51,9 @@ def main(args: list[str] | None = None) -> None:
     elif command not in COMMANDS:
         sys.exit(f"mnist-lit: error: there is no command {command!r}; choose from {', '.join(COMMANDS)}.")
     else:
-        # imported for a command only: torch and Lightning take seconds
-        run: Callable[[list[str]], object] = import_module(COMMANDS[command][0]).main
         try:
+            # imported for a command only: torch and Lightning take seconds
+            run: Callable[[list[str]], object] = import_module(COMMANDS[command][0]).main
             run([command, *options] if COMMANDS[command][0].endswith("runner") else options)
         except UserError as error:
             sys.exit(f"mnist-lit: error: {error}")

@@ -1,13 +1,12 @@
 """Train and test several recipes in one process, and compare them."""
 
-import argparse
 import contextlib
 import io
 import json
 import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import yaml
 
 from mnist_lit import UserError
 from mnist_lit.checkpoints import project_path
+from mnist_lit.parser import CommandParser
 from mnist_lit.report import Result, describe_environment, folder_of_run, multiply_adds, write_report
 from mnist_lit.runner import LOGS, run
 
@@ -34,6 +34,12 @@ DESCRIPTION = """Train and test each recipe in turn, and compare them.
 Writes results.md, results.json and accuracy.png into lightning_logs/compare/version_N, beside the runs. The test set
 is read once a run, with the weights of the last epoch."""
 
+EPILOG = """CONFIG: recipes as YAML files, given first; the three networks of the specification by default.
+
+examples:
+  mnist-lit compare --data.source sample --trainer.max_epochs 5
+  mnist-lit compare configs/ds_cnn_v2.yaml --change model.deskew=false --seeds 5"""
+
 
 def main(args: list[str]) -> None:
     """Run `mnist-lit compare` with its arguments.
@@ -42,15 +48,11 @@ def main(args: list[str]) -> None:
         UserError: A recipe cannot be run, or there is nothing to resume.
         SystemExit: The arguments are at fault, or ask for help.
     """
-    parser = argparse.ArgumentParser(
-        prog="mnist-lit compare",
-        usage="%(prog)s [CONFIG ...] [--seeds N] [--change '...'] [--resume] [any option of mnist-lit fit]",
+    parser = CommandParser(
+        "compare",
+        usage="[CONFIG ...] [--seeds N] [--change '...'] [--resume] [any option of mnist-lit fit]",
         description=DESCRIPTION,
-        epilog="CONFIG: recipes as YAML files, given first; the three networks of the specification by default. "
-        "Examples: mnist-lit compare --data.source sample --trainer.max_epochs 5; what deskewing is worth to a recipe: "
-        "mnist-lit compare configs/ds_cnn_v2.yaml --change model.deskew=false --seeds 5",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        epilog=EPILOG,
     )
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="runs a recipe, from the recipe's seed up (1)"
@@ -71,14 +73,14 @@ def main(args: list[str]) -> None:
     if any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
         raise UserError("Name the recipes first, without --config: mnist-lit compare CONFIG [CONFIG ...] [OPTION ...]")
     configs = configs or [str(project_path(f"configs/ds_cnn_v{number}.yaml")) for number in (1, 2, 3)]
-    recipes = _resolve(configs, flags, options.change)
+    recipes = resolve(configs, flags, options.change)
     plan = {
         "begun_with": shlex.join(["mnist-lit", "compare", *(arg for arg in args if arg != "--resume")]),
         "seeds": options.seeds,
         "recipes": {name: recipe for name, (_, recipe) in recipes.items()},
     }
     root = next(iter(plan["recipes"].values()))["trainer"]["default_root_dir"] or "."
-    folder = _folder(Path(root) / LOGS / "compare", plan, options.resume)
+    folder = begin(Path(root) / LOGS / "compare", plan, options.resume)
     results: list[Result] = []
     for name, (recipe, resolved) in recipes.items():
         for seed in range(resolved["seed_everything"], resolved["seed_everything"] + options.seeds):
@@ -87,7 +89,9 @@ def main(args: list[str]) -> None:
     write_report(folder, results)
 
 
-def _resolve(configs: list[str], flags: list[str], changes: list[str]) -> dict[str, tuple[list[str], dict[str, Any]]]:
+def resolve(
+    configs: list[str], flags: list[str], changes: Iterable[str]
+) -> dict[str, tuple[list[str], dict[str, Any]]]:
     """Each recipe by its name: its arguments, and every option of its fit. So a mistake is found before any run."""
     recipes: dict[str, tuple[list[str], dict[str, Any]]] = {}
     for config, change in product(configs, ["", *changes]):
@@ -113,8 +117,12 @@ def _resolve(configs: list[str], flags: list[str], changes: list[str]) -> dict[s
     return recipes
 
 
-def _folder(parent: Path, plan: dict[str, Any], resume: bool) -> Path:
-    """A new folder that holds the plan; or to resume, the newest one that holds the same plan."""
+def begin(parent: Path, plan: dict[str, Any], resume: bool) -> Path:
+    """A new folder that holds the plan; or to resume, the newest one that holds the same plan.
+
+    Raises:
+        UserError: There is nothing to resume, or nothing with the same plan but for the command that began it.
+    """
     found = {int(path.name[8:]): path for path in parent.glob("version_*") if path.name[8:].isdecimal()}
     if not resume:
         folder = parent / f"version_{max(found, default=-1) + 1}"
@@ -124,14 +132,14 @@ def _folder(parent: Path, plan: dict[str, Any], resume: bool) -> Path:
     plans = [path / "plan.json" for _, path in sorted(found.items(), reverse=True) if (path / "plan.json").exists()]
     for path in plans:
         begun = json.loads(path.read_text())
-        if all(begun[key] == plan[key] for key in ("seeds", "recipes")):
+        if begun | {"begun_with": ""} == plan | {"begun_with": ""}:
             return path.parent
     if not plans:
         raise UserError(f"There is nothing to resume in {parent}: leave out --resume.")
     begun_with = json.loads(plans[0].read_text())["begun_with"]
     raise UserError(
-        f"No comparison was begun with these options and recipes; {plans[0].parent} was begun by `{begun_with}`, with "
-        "what the recipes said then. Give the same, or leave out --resume."
+        f"Nothing was begun with these options and recipes; {plans[0].parent} was begun by `{begun_with}`, with what "
+        "the recipes said then. Give the same, or leave out --resume."
     )
 
 

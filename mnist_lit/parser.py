@@ -1,5 +1,6 @@
 """How the options of a command are read, and how a mistake in them is told."""
 
+import argparse
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,24 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mnist_lit import augment, backbones
 
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|\n|$)")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Of a command that hands the options it does not know on to `mnist-lit fit`: tells a mistake in one line."""
+
+    def __init__(self, name: str, usage: str, description: str, epilog: str = "") -> None:
+        super().__init__(
+            prog=f"mnist-lit {name}",
+            usage=f"%(prog)s {usage}",
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with 2."""
+        self.exit(2, f"mnist-lit: error: {message}; {self.prog} --help tells more.\n")
 
 
 class Parser(LightningArgumentParser):

@@ -1,6 +1,5 @@
 """How accurate checkpoints stay on distorted test images, and how true their probabilities are."""
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from mnist_lit import UserError
 from mnist_lit.checkpoints import load
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
+from mnist_lit.parser import CommandParser
 from mnist_lit.report import describe_environment, markdown
 from mnist_lit.runner import LOGS
 
@@ -100,12 +100,10 @@ def main(args: list[str]) -> None:
         UserError: A checkpoint or the data cannot be read.
         SystemExit: The arguments are at fault, or ask for help.
     """
-    parser = argparse.ArgumentParser(
-        prog="mnist-lit robustness",
-        usage="%(prog)s [CHECKPOINT ...] [--data.source SOURCE] [--data.data_dir FOLDER]",
+    parser = CommandParser(
+        "robustness",
+        usage="[CHECKPOINT ...] [--data.source SOURCE] [--data.data_dir FOLDER]",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="files (the reference runs')")
     parser.add_argument("--data.source", dest="source", choices=["mnist", "sample"], default="mnist")

@@ -53,8 +53,8 @@ def main(tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
     def run(line: str) -> None:
         command, *given = shlex.split(line)
-        if command in ("fit", "compare"):
-            recipes = list(takewhile(lambda arg: not arg.startswith("-"), given))  # compare takes them first
+        if command in ("fit", "compare", "search"):
+            recipes = list(takewhile(lambda arg: not arg.startswith("-"), given))  # these come first
             given = [*recipes, *SMALL, *given[len(recipes) :]]
         cli.main([command, *given])
 

@@ -356,6 +356,11 @@ class Terminate(Callback):
         ("compare --trainer.limit_val_batches=0", "cannot work with --trainer.limit_val_batches 0"),
         ("compare --ckpt_path=last", "cannot work with --ckpt_path last"),
         ("compare --resume", "nothing to resume"),
+        ("search unknown.yaml", "--vary"),
+        ("search good.yaml --vary=model.lr=fast", "--vary model.lr=fast: give a list"),
+        ("search good.yaml --vary 'model.lr={low: 2, high: 1}'", "give a list"),
+        ("search good.yaml --vary 'model.image_size=[16, x]'", "--model.image_size takes int, not x"),
+        ("search good.yaml --vary model.lr=[1] --trials=0", "--trials and --seeds"),
         ("benchmark --rounds=1", "--rounds and --batches"),
     ],
 )
@@ -363,11 +368,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
 ) -> None:
     (tmp_path / "broken.yaml").write_text("model: [\n")
+    (tmp_path / "good.yaml").write_text("model:\n  lr: 0.1\n")
     (tmp_path / "unknown.yaml").write_text("model:\n  lrr: 1\n")
     assert told in error(main, line, capsys)
     assert sorted(path.name for path in Path().iterdir() if path.name != "lightning_logs") == [
         "broken.yaml",
         "data",
+        "good.yaml",
         "unknown.yaml",
     ]
     assert not list(Path("lightning_logs").rglob("*.*"))
