@@ -23,7 +23,8 @@ from mnist_lit.report import describe_environment
 from mnist_lit.runner import LOGS, run
 
 DESCRIPTION = """Images a second of `mnist-lit fit` as a user runs it (progress bar, TensorBoard, checkpoints) and of a
-hand-written PyTorch loop over the same tensors, with the same network, batch size, optimiser and schedule.
+hand-written PyTorch loop over the same tensors, with the same network, batch size and optimiser and a one-cycle
+schedule.
 
 Both train in turn, round after round, in one process. A round is timed from the start of an epoch to the start of the
 next, without validation: so the checkpoints and logs at an epoch's end count. The share of preprocessing, and of
@@ -43,7 +44,7 @@ class EpochTimer(Callback):
         now = _now()
         if trainer.current_epoch > 0:
             self.seconds.append(now - self.start - self.validation)
-        self.start = now
+        self.start, self.validation = now, 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -51,13 +52,14 @@ class EpochTimer(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let it go on."""
-        self.validation = _now() - self.validation_start
+        self.validation += _now() - self.validation_start
 
 
 def main(args: list[str]) -> None:
     """Run `mnist-lit benchmark` with its arguments.
 
     Raises:
+        UserError: What was asked for cannot be done.
         SystemExit: The arguments are at fault, or ask for help.
     """
     parser = CommandParser(
@@ -119,7 +121,9 @@ def _plain_epochs(model: DigitClassifier, data: MNISTDataModule, batches: int) -
     images, labels = train.images, train.labels
     model.to(images.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=model.lr, weight_decay=model.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, model.lr, total_steps=2 * batches + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, model.lr, total_steps=2 * batches + 1, pct_start=model.warmup
+    )
     for _ in range(2):
         start = _now()
         for chosen in _batches(data, batches):

@@ -41,10 +41,12 @@ class RunRecord(Callback):
 
     Args:
         is_new: Whether the run's folder is made by this run, and not by an earlier one.
+        stands_alone: Whether the run is not one of a comparison's or a search's.
     """
 
-    def __init__(self, is_new: bool) -> None:
+    def __init__(self, is_new: bool, stands_alone: bool) -> None:
         self.is_new = is_new
+        self.stands_alone = stands_alone
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the charts, the hyper-parameters, the graph and the picture of a batch."""
@@ -81,8 +83,11 @@ class RunRecord(Callback):
         """Leave no folder of a run that failed before its first step; say how an interrupted one goes on."""
         logger = _tensorboard(trainer)
         last = Path(logger.log_dir) / "checkpoints" / "last.ckpt" if logger else None
-        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and last and last.exists():
-            print(f"The last whole epoch is kept; to go on: mnist-lit fit --ckpt_path {last}")
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and last:
+            if not self.stands_alone:
+                print("The finished runs are kept; to go on: the same command with --resume")
+            elif last.exists():
+                print(f"The last whole epoch is kept; to go on: mnist-lit fit --ckpt_path {last}")
         if self.is_new and logger and trainer.global_step == 0:  # Lightning opens the log before it reads the data
             shutil.rmtree(logger.log_dir, ignore_errors=True)
 

@@ -113,13 +113,15 @@ class DigitClassifier(LightningModule):
         if not isinstance(data, MNISTDataModule):
             raise UserError("--model.teacher needs the images of MNISTDataModule.")
         path = Path(self.teacher) if Path(self.teacher).exists() else project_path(self.teacher)
-        theirs = load(path).get("datamodule_hyper_parameters", {})
+        teacher, theirs = load_classifier(path)
         held_out = MNISTDataModule(data.source, val_size=theirs.get("val_size")).val_size
-        if theirs.get("source") != data.source or held_out < data.val_size:
+        # of MNIST the last images are held out, whatever their number; of the sample other images with each number
+        same = held_out >= data.val_size if data.source == "mnist" else held_out == data.val_size
+        if theirs.get("source") != data.source or not same:
             print(f"{path} knows images that this run is measured on: it is left out, and nothing distilled.")
             return
         train = data.splits["train"]
-        teacher = DigitClassifier.load_from_checkpoint(path, map_location=train.images.device).eval()
+        teacher.to(train.images.device)
         with torch.no_grad():
             train.logits = torch.cat([teacher(images) for images in torch.split(train.images, EVAL_BATCH_SIZE)])
 
@@ -238,3 +240,16 @@ class DigitClassifier(LightningModule):
                     f"The checkpoint holds another network: {name} is {theirs.get(name, 'missing')} there and "
                     f"{ours.get(name, 'missing')} in {type(self.backbone).__name__}."
                 )
+
+
+def load_classifier(path: Path) -> tuple[DigitClassifier, dict[str, Any]]:
+    """The classifier of a checkpoint, on the CPU and in evaluation mode, and what its data module was given.
+
+    Raises:
+        UserError: It is no checkpoint, or one that does not say which network it holds.
+    """
+    checkpoint = load(path)
+    if "backbone" not in checkpoint.get("hyper_parameters", {}):
+        raise UserError(f"{path} does not say which network it holds: it was not saved by mnist-lit fit.")
+    model = DigitClassifier.load_from_checkpoint(path, map_location="cpu").eval()
+    return model, checkpoint.get("datamodule_hyper_parameters", {})

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentParser
 
 from mnist_lit import UserError
 from mnist_lit.checkpoints import project_path
+from mnist_lit.classifier import DigitClassifier
+from mnist_lit.data import MNISTDataModule
 from mnist_lit.parser import CommandParser
 from mnist_lit.report import Result, describe_environment, folder_of_run, multiply_adds, write_report
 from mnist_lit.runner import LOGS, run
@@ -26,8 +29,11 @@ NEEDED: dict[str, Callable[[Any], bool]] = {
     "trainer.logger": lambda logger: logger not in (None, True),  # the curves are read back from TensorBoard's
     "trainer.enable_checkpointing": lambda enabled: enabled is False,
     "trainer.limit_val_batches": lambda batches: batches == 0,
+    "trainer.limit_test_batches": lambda batches: batches is not None,  # the whole test set is what is told
+    "trainer.overfit_batches": bool,
+    "trainer.val_check_interval": lambda interval: interval is not None,  # a point of each curve an epoch
 }
-"""What an option must not be for a comparison to be made."""
+"""What an option must not be for a comparison, or a search, to be made."""
 
 DESCRIPTION = """Train and test each recipe in turn, and compare them.
 
@@ -55,7 +61,7 @@ def main(args: list[str]) -> None:
         epilog=EPILOG,
     )
     parser.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="runs a recipe, from the recipe's seed up (1)"
+        "--seeds", type=int, default=1, metavar="N", help="runs of each recipe, with seeds from the recipe's up (1)"
     )
     parser.add_argument(
         "--change",
@@ -73,7 +79,7 @@ def main(args: list[str]) -> None:
     if any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
         raise UserError("Name the recipes first, without --config: mnist-lit compare CONFIG [CONFIG ...] [OPTION ...]")
     configs = configs or [str(project_path(f"configs/ds_cnn_v{number}.yaml")) for number in (1, 2, 3)]
-    recipes = resolve(configs, flags, options.change)
+    recipes = resolve(configs, flags, [_split(change) for change in options.change])
     plan = {
         "begun_with": shlex.join(["mnist-lit", "compare", *(arg for arg in args if arg != "--resume")]),
         "seeds": options.seeds,
@@ -89,15 +95,32 @@ def main(args: list[str]) -> None:
     write_report(folder, results)
 
 
+def _split(change: str) -> list[str]:
+    """The parts OPTION=VALUE of a `--change`."""
+    try:
+        parts = [part.lstrip("-") for part in shlex.split(change)]
+    except ValueError:
+        parts = []
+    if not parts or not all("=" in part for part in parts):
+        raise UserError(f"--change '{change}': give OPTION=VALUE, or several in one pair of quotes.")
+    return parts
+
+
 def resolve(
-    configs: list[str], flags: list[str], changes: Iterable[str]
+    configs: list[str], flags: list[str], changes: Iterable[list[str]]
 ) -> dict[str, tuple[list[str], dict[str, Any]]]:
-    """Each recipe by its name: its arguments, and every option of its fit. So a mistake is found before any run."""
+    """Each recipe, and each with changes, by its name: its arguments, and every option of its fit.
+
+    The network and the data module are built, so that a mistake is told before any run.
+
+    Raises:
+        UserError: A recipe cannot be run, or two have one name.
+        SystemExit: An option is misspelt or of the wrong kind.
+    """
     recipes: dict[str, tuple[list[str], dict[str, Any]]] = {}
-    for config, change in product(configs, ["", *changes]):
-        changed = shlex.split(change)
-        name = ", ".join([Path(config).stem, *changed])
-        recipe = ["--config", config, *flags, *(f"--{option}" for option in changed)]
+    for config, change in product(configs, [[], *changes]):
+        name = ", ".join([Path(config).stem, *change])
+        recipe = ["--config", config, *flags, *(f"--{option}" for option in change)]
         text = io.StringIO()
         try:
             with contextlib.redirect_stdout(text):
@@ -105,16 +128,28 @@ def resolve(
         except SystemExit as end:
             if end.code:
                 raise
-        if name in recipes:
-            raise UserError(f"Two recipes are named {name}: rename one.")
+        folders = [folder_of_run(Path(), other, 0) for other in recipes]
+        if folder_of_run(Path(), name, 0) in folders:
+            raise UserError(f"Two recipes are named {name}: rename or leave out one.")
+        if len(name.encode()) > 200:  # of the 255 that a folder's name may have
+            raise UserError(f"The changes of {name} are too many for a folder's name: write a recipe with them.")
         resolved = yaml.safe_load(text.getvalue())
         for key, unfit in NEEDED.items():
             part, _, option = key.rpartition(".")
             value = (resolved[part] if part else resolved)[option]
             if unfit(value):
-                raise UserError(f"{config}: compare cannot work with --{key} {str(value).lower()}: leave it out.")
+                raise UserError(f"{config}: this command cannot work with --{key} {str(value).lower()}: leave it out.")
+        _build(resolved)
         recipes[name] = (recipe, resolved)
     return recipes
+
+
+def _build(resolved: dict[str, Any]) -> None:
+    """Build the classifier and the data module of a recipe."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(DigitClassifier, "model")
+    parser.add_class_arguments(MNISTDataModule, "data")
+    parser.instantiate_classes(parser.parse_object({part: resolved[part] for part in ("model", "data")}))
 
 
 def begin(parent: Path, plan: dict[str, Any], resume: bool) -> Path:

@@ -60,8 +60,9 @@ def write_report(folder: Path, results: list[Result]) -> None:
     text = table(results) + f"\n{results[0]['test_images']:,} test images. {results[0]['environment']}\n"
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (folder / "results.md").write_text(text)
+    print(f"\n{text}")
     _plot(folder, results)
-    print(f"\n{text}\n{folder}: results.md, results.json, accuracy.png")
+    print(f"{folder}: results.md, results.json, accuracy.png")
 
 
 def describe_environment(device: torch.device) -> str:

@@ -14,8 +14,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from mnist_lit import UserError
-from mnist_lit.checkpoints import load
-from mnist_lit.classifier import DigitClassifier
+from mnist_lit.classifier import DigitClassifier, load_classifier
 from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
 from mnist_lit.parser import CommandParser
 from mnist_lit.report import describe_environment, markdown
@@ -105,23 +104,27 @@ def main(args: list[str]) -> None:
         usage="[CHECKPOINT ...] [--data.source SOURCE] [--data.data_dir FOLDER]",
         description=DESCRIPTION,
     )
-    parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="files (the reference runs')")
-    parser.add_argument("--data.source", dest="source", choices=["mnist", "sample"], default="mnist")
+    parser.add_argument(
+        "checkpoints", nargs="*", metavar="CHECKPOINT", help="files (default: those of the reference runs)"
+    )
+    sources = "mnist: the official 10,000 test images (default); sample: 500 that need no download"
+    parser.add_argument("--data.source", dest="source", choices=["mnist", "sample"], default="mnist", help=sources)
     parser.add_argument("--data.data_dir", dest="data_dir", default="data", help="folder of the official files (data)")
     options = parser.parse_args(args)
-    data = MNISTDataModule(source=options.source, data_dir=options.data_dir)
-    data.prepare_data()
-    data.setup("test")
-    images, labels = data.splits["test"].images, data.splits["test"].labels
     reference = sorted((Path(LOGS) / "reference").glob("ds_cnn_*/checkpoints/last.ckpt"))
     checkpoints = [Path(name) for name in options.checkpoints] or reference
     if not checkpoints:
         raise UserError(f"Name a checkpoint: there is none below {LOGS}/reference here.")
-    measured = []
+    models = {}
     for path in checkpoints:
-        load(path)  # says what is wrong with it
-        model = DigitClassifier.load_from_checkpoint(path, map_location="cpu")
-        measured.append(measure(model, str(path), images, labels))
+        models[str(path)], trained_on = load_classifier(path)
+        if (trained_on.get("source"), options.source) == ("mnist", "sample"):
+            raise UserError(f"With --data.source sample {path} would be measured on images that it was trained on.")
+    data = MNISTDataModule(source=options.source, data_dir=options.data_dir)
+    data.prepare_data()
+    data.setup("test")
+    images, labels = data.splits["test"].images, data.splits["test"].labels
+    measured = [measure(model, path, images, labels) for path, model in models.items()]
     folder = Path(LOGS) / "robustness"
     folder.mkdir(parents=True, exist_ok=True)
     text = f"{table(measured)}\n{len(labels):,} test images. {describe_environment(torch.device('cpu'))}\n"
@@ -134,7 +137,6 @@ def main(args: list[str]) -> None:
 @torch.inference_mode()
 def measure(model: DigitClassifier, name: str, images: Tensor, labels: Tensor) -> Robustness:
     """What the model makes of test images (N, 1, 28, 28) and their labels (N,), plain and distorted."""
-    model.eval()
 
     def read(batches: Tensor) -> Tensor:
         return torch.cat([model(batch) for batch in torch.split(batches, EVAL_BATCH_SIZE)]).softmax(dim=1)
@@ -157,7 +159,7 @@ def measure(model: DigitClassifier, name: str, images: Tensor, labels: Tensor) -
 
 def table(measured: list[Robustness]) -> str:
     """The accuracies as a Markdown table, a row a distortion and a strength, a column a checkpoint."""
-    rows = [["distortion", "strength", *(one["model"] for one in measured)]]
+    rows = [["distortion", "strength", *_names(measured)]]
     for kind, strengths in measured[0]["accuracies"].items():
         for strength in strengths:
             figures = [f"{100 * one['accuracies'][kind][strength]:.2f}" for one in measured]
@@ -167,13 +169,19 @@ def table(measured: list[Robustness]) -> str:
     return markdown(rows)
 
 
+def _names(measured: list[Robustness]) -> list[str]:
+    """The networks' names; with their files where two are of one network."""
+    models = [one["model"] for one in measured]
+    return models if len(set(models)) == len(models) else [f"{one['model']} {one['checkpoint']}" for one in measured]
+
+
 def _plot(measured: list[Robustness]) -> Figure:
     figure = Figure(figsize=(13, 2.8), layout="constrained")
     panels = figure.subplots(1, len(DISTORTIONS), sharey=True)
     for axes, kind in zip(panels, DISTORTIONS, strict=True):
-        for one in measured:
+        for name, one in zip(_names(measured), measured, strict=True):
             accuracies = one["accuracies"][kind]
-            axes.plot(list(accuracies), [100 * value for value in accuracies.values()], ".-", label=one["model"])
+            axes.plot(list(accuracies), [100 * value for value in accuracies.values()], ".-", label=name)
         axes.tick_params(axis="x", rotation=60)
         axes.set_title(kind)
         axes.grid(alpha=0.3)

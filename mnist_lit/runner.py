@@ -122,6 +122,7 @@ class DigitCLI(LightningCLI):
             **kwargs: LightningCLI's.
         """
         self.run_folder = folder
+        self.stands_alone = folder is None
         self.names_backbone = names_backbone(kwargs["args"])
         self.trained_steps = 0
         self.changed: list[str] = []  # options that are not what the checkpoint was trained with
@@ -197,8 +198,9 @@ class DigitCLI(LightningCLI):
                 raise UserError(f"--ckpt_path {path}: there is no such file.")
             return Path(path)
         options, logs = self.config[self.config.subcommand], self.logs()
-        # going on inside a comparison would change it behind its report
-        without = {logs / "reference"} | ({logs / "compare"} if self.config.subcommand == "fit" else set())
+        # going on inside a comparison or a search would change it behind its report
+        reported = {logs / "compare", logs / "search"} if self.config.subcommand == "fit" else set()
+        without = {logs / "reference"} | reported
         found = newest(path, logs, without, options.model.backbone.class_path if self.names_backbone else None)
         print(f"--ckpt_path {path}: {found}")
         return found
@@ -238,7 +240,11 @@ class DigitCLI(LightningCLI):
         logger = self._logger() if options.logger in (None, True) else options.logger
         is_new = isinstance(logger, TensorBoardLogger) and not Path(logger.log_dir).exists()
         given = options.callbacks or []
-        callbacks: list[Callback] = [*(given if isinstance(given, list) else [given]), RunRecord(is_new), RandomState()]
+        callbacks: list[Callback] = [
+            *(given if isinstance(given, list) else [given]),
+            RunRecord(is_new, self.stands_alone),
+            RandomState(),
+        ]
         keeps_own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
         if options.enable_progress_bar is not False:
             callbacks.append(ProgressBar(refresh_rate=20))  # drawing it at every step costs 0.4 ms a step

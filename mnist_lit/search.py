@@ -1,8 +1,10 @@
 """Search for a better recipe: Optuna proposes options, and the validation split judges them."""
 
 import json
+import math
 import shlex
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,13 @@ from mnist_lit.runner import LOGS, run
 
 try:
     import optuna
+    from optuna.distributions import (
+        BaseDistribution,
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+        distribution_to_json,
+    )
     from optuna.storages.journal import JournalFileBackend
 except ModuleNotFoundError as error:
     raise UserError("mnist-lit search needs Optuna: uv run --extra search mnist-lit search ...") from error
@@ -27,10 +36,14 @@ less by chance than the accuracy does. The test set is not read.
 Writes search.md and Optuna's journal, study.log, into lightning_logs/search/version_N, beside the runs."""
 
 EPILOG = """VALUES, as YAML: a list to choose from, or a range with its ends, on a logarithmic scale with log: true.
+Between whole ends whole numbers are tried; write 0.0 and 1.0 for all that lies between.
 
 example:
   mnist-lit search configs/ds_cnn_v2.yaml --vary 'model.image_size=[16, 18, 20]' \\
     --vary 'model.lr={low: 0.005, high: 0.05, log: true}'"""
+
+FIXED = ("seed_everything", "data.source", "data.val_size", "data.watch_test")
+"""Options that may not be varied, for then trials would not be measured on the same images, or with their own seeds."""
 
 
 def main(args: list[str]) -> None:
@@ -46,69 +59,69 @@ def main(args: list[str]) -> None:
         description=DESCRIPTION,
         epilog=EPILOG,
     )
-    parser.add_argument("config", metavar="CONFIG", help="the recipe, a YAML file")
-    parser.add_argument(
-        "--vary",
-        action="append",
-        required=True,
-        metavar="OPTION=VALUES",
-        help="what to try, such as model.lr=[0.01, 0.02]",
-    )
+    parser.add_argument("config", metavar="CONFIG", help="the recipe, a YAML file; comes first")
+    vary = "what to try, such as model.lr=[0.01,0.02]; can be given repeatedly"
+    parser.add_argument("--vary", action="append", required=True, metavar="OPTION=VALUES", help=vary)
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="proposals to try in all (20)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs a trial, from the recipe's seed up (1)")
-    parser.add_argument("--resume", action="store_true", help="go on with the newest such search")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs a trial, of as many seeds (1)")
+    parser.add_argument("--resume", action="store_true", help="go on with the newest search of the same")
     options, flags = parser.parse_known_args(args)
     if options.trials < 1 or options.seeds < 1:
         raise UserError("--trials and --seeds must be 1 or more.")
+    if args[0].startswith("-") or any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
+        raise UserError("Name the recipe first, without --config: mnist-lit search CONFIG --vary OPTION=VALUES ...")
     space = dict(map(parse, options.vary))
-    # each of the values is tried on the parser, so that a mistake is found before any run
-    changes = [
-        f"{option}={_write(value)}"
-        for option, values in space.items()
-        for value in (values if isinstance(values, list) else [values["low"], values["high"]])
-    ]
-    _, recipe = next(iter(resolve([options.config], flags, map(shlex.quote, dict.fromkeys(changes))).values()))
+    if len(space) < len(options.vary):
+        raise UserError("--vary names an option twice.")
+    # the ends of what is tried are built too, so that a mistake is told before any run
+    changes = [[f"{option}={_write(value)}"] for option, values in space.items() for value in _extremes(values)]
+    given, recipe = next(iter(resolve([options.config], flags, changes).values()))
+    if recipe["data"]["watch_test"]:
+        raise UserError("A search does not read the test set: leave out --data.watch_test.")
     plan = {
         "begun_with": shlex.join(["mnist-lit", "search", *(arg for arg in args if arg != "--resume")]),
         "seeds": options.seeds,
-        "space": space,
+        "space": {option: distribution_to_json(values) for option, values in space.items()},
         "recipe": recipe,
     }
     folder = begin(Path(recipe["trainer"]["default_root_dir"] or ".") / LOGS / "search", plan, options.resume)
-
-    def measure(trial: optuna.Trial) -> float:
-        """The validation cross-entropy after the last epoch, mean over the seeds, with what is proposed."""
-        proposed = [f"--{option}={_write(_propose(trial, option, values))}" for option, values in space.items()]
-        print(f"\nTrial {trial.number} of {options.trials}: {' '.join(proposed)}")
-        quiet = "--trainer.enable_model_summary=false"
-        losses, accuracies = [], []
-        for seed in range(recipe["seed_everything"], recipe["seed_everything"] + options.seeds):
-            given = [quiet, "--config", options.config, *flags, *proposed, f"--seed_everything={seed}"]
-            fit = run(["fit", *given], folder / f"trial_{trial.number}" / f"seed_{seed}")
-            losses.append(fit.trainer.callback_metrics["val/loss"].item())
-            accuracies.append(fit.trainer.callback_metrics["val/accuracy"].item())
-        trial.set_user_attr("accuracy", statistics.mean(accuracies))
-        trial.set_user_attr("environment", describe_environment(fit.trainer.strategy.root_device))
-        return statistics.mean(losses)
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.log")))
     study = optuna.create_study(storage=journal, study_name="search", load_if_exists=True)
     study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))  # so that what goes on proposes anew
-    left = options.trials - len(_complete(study))
-    if left > 0:
-        study.optimize(measure, n_trials=left)
+    seeds = range(recipe["seed_everything"], recipe["seed_everything"] + options.seeds)
+    while (done := len(_complete(study))) < options.trials:
+        trial = study.ask(space)
+        proposed = [f"--{option}={_write(value)}" for option, value in trial.params.items()]
+        print(f"\nTrial {trial.number} ({done + 1} of {options.trials}): {' '.join(proposed)}")
+        study.tell(trial, _measure(trial, folder / f"trial_{trial.number}", [*given, *proposed], seeds))
     text = table(study)
     (folder / "search.md").write_text(text)
     print(f"\n{text}\n{folder}: search.md, study.log")
 
 
+def _measure(trial: optuna.Trial, folder: Path, recipe: list[str], seeds: range) -> float:
+    """The validation cross-entropy of a recipe after its last epoch, mean over the seeds; infinite if it diverges."""
+    losses, accuracies = [], []
+    for seed in seeds:
+        given = ["--trainer.enable_model_summary=false", *recipe, f"--seed_everything={seed}"]
+        fit = run(["fit", *given], folder / f"seed_{seed}")
+        losses.append(fit.trainer.callback_metrics["val/loss"].item())
+        accuracies.append(fit.trainer.callback_metrics["val/accuracy"].item())
+    trial.set_user_attr("accuracy", statistics.mean(accuracies))
+    trial.set_user_attr("environment", describe_environment(fit.trainer.strategy.root_device))
+    loss = statistics.mean(losses)
+    return math.inf if math.isnan(loss) else loss
+
+
 def table(study: optuna.Study) -> str:
     """The trials as a Markdown table, the one with the lowest cross-entropy first."""
-    trials = sorted(_complete(study), key=lambda trial: trial.value or 0.0)
-    rows = [["trial", *trials[0].params, "validation cross-entropy", "validation %"]]
+    trials = sorted(_complete(study), key=lambda trial: trial.values)
+    names = list(trials[0].params)
+    rows = [["trial", *names, "validation cross-entropy", "validation %"]]
     for trial in trials:
-        shown = [f"{value:.4g}" if isinstance(value, float) else _write(value) for value in trial.params.values()]
+        values = [trial.params[name] for name in names]
+        shown = [f"{value:.4g}" if isinstance(value, float) else _write(value) for value in values]
         rows.append([str(trial.number), *shown, f"{trial.value:.4f}", f"{100 * trial.user_attrs['accuracy']:.2f}"])
     return f"{markdown(rows)}\n{trials[0].user_attrs['environment']}\n"
 
@@ -117,34 +130,37 @@ def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
 
 
-def parse(text: str) -> tuple[str, list[Any] | dict[str, Any]]:
+def parse(text: str) -> tuple[str, BaseDistribution]:
     """The option and its values, of OPTION=VALUES.
 
     Raises:
-        UserError: The values are neither a list nor a range.
+        UserError: The option may not be varied, or the values are neither a list nor a range.
     """
     option, _, written = text.partition("=")
+    option = option.lstrip("-")
+    if option in FIXED:
+        raise UserError(f"--vary {option}: trials must differ in nothing that they are measured with.")
     try:
         values = yaml.safe_load(written)
-    except yaml.YAMLError:
-        values = None
-    if isinstance(values, list) and values:
-        return option, values
-    if isinstance(values, dict) and {"low", "high"} <= values.keys() <= {"low", "high", "log", "step"}:
-        low, high = values["low"], values["high"]
-        if all(isinstance(end, int | float) for end in (low, high)) and low < high:
-            return option, values
-    raise UserError(
-        f"--vary {text}: give a list such as model.image_size=[16, 18], or a range such as "
-        "'model.lr={low: 0.005, high: 0.05, log: true}'."
-    )
+        if isinstance(values, list):
+            return option, CategoricalDistribution(values)
+        # YAML 1.1 takes 1e-3 for a text
+        values = {key: float(value) if isinstance(value, str) else value for key, value in values.items()}
+        whole = all(isinstance(values[end], int) for end in ("low", "high"))
+        return option, (IntDistribution if whole else FloatDistribution)(**values)
+    except (yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(
+            f"--vary {text}: give a list such as model.image_size=[16,18], or a range such as "
+            "'model.lr={low: 0.005, high: 0.05, log: true}'."
+        ) from error
 
 
-def _propose(trial: optuna.Trial, option: str, values: list[Any] | dict[str, Any]) -> Any:
-    if isinstance(values, list):
-        return trial.suggest_categorical(option, values)
-    whole = isinstance(values["low"], int) and isinstance(values["high"], int)
-    return (trial.suggest_int if whole else trial.suggest_float)(option, **values)
+def _extremes(values: BaseDistribution) -> Sequence[Any]:
+    """All choices of a list, or the ends of a range."""
+    if isinstance(values, CategoricalDistribution):
+        return values.choices
+    assert isinstance(values, IntDistribution | FloatDistribution)
+    return [values.low, values.high]
 
 
 def _write(value: Any) -> str:

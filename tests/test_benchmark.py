@@ -16,6 +16,6 @@ def test_the_benchmark_measures_both_loops(main: Main, capsys: pytest.CaptureFix
     assert len(result["fit_images_per_s"]) == len(result["plain_images_per_s"]) == len(result["ratios"]) == 2
     assert all(rate > 0 for rate in result["fit_images_per_s"] + result["plain_images_per_s"])
     assert all(0 < share < 1 for share in result["preprocessing_shares"])
-    assert 0.3 < result["peak_memory_gb"] < 1.5
+    assert 0.3 < result["peak_memory_gb"] < 4
     assert "| plain PyTorch loop" in capsys.readouterr().out
     assert sorted(path.name for path in Path().iterdir()) == ["data", "lightning_logs"]

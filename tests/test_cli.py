@@ -146,6 +146,14 @@ def test_a_network_learns_from_a_teacher(main: Main, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     main(f"fit --trainer.fast_dev_run=true --data.val_size=60 --model.teacher={LAST}")
     assert "knows images that this run is measured on" in capsys.readouterr().out
+    sample = "--data.source=sample --trainer.max_epochs=1 --trainer.limit_train_batches=2"
+    main(f"fit {sample}")
+    theirs = max(RUN.parent.glob("*/checkpoints/last.ckpt"), key=os.path.getmtime)
+    for size, told in ((50, False), (40, True)):  # fewer are others, of which the teacher knows some
+        capsys.readouterr()
+        main(f"fit {sample} --trainer.logger=false --data.val_size={size} --model.teacher={theirs}")
+        assert ("knows images" in capsys.readouterr().out) == told
+    theirs.unlink()
     (RUN / "checkpoints/last.ckpt").unlink()
     main("test --ckpt_path last")  # needs no teacher
     assert "nowhere.ckpt" in error(main, "fit --model.teacher=nowhere.ckpt", capsys)
@@ -360,7 +368,19 @@ class Terminate(Callback):
         ("search good.yaml --vary=model.lr=fast", "--vary model.lr=fast: give a list"),
         ("search good.yaml --vary 'model.lr={low: 2, high: 1}'", "give a list"),
         ("search good.yaml --vary 'model.image_size=[16, x]'", "--model.image_size takes int, not x"),
+        ("search good.yaml --vary 'model.lr={low: 0, high: 0.1, log: true}'", "give a list"),
+        ("search good.yaml --vary 'model.lr={low: -1.0, high: 1e-1}'", "--model.lr must be more than 0"),
+        ("search good.yaml --vary model.lr=[1] --vary model.lr=[2]", "--vary names an option twice"),
+        ("search good.yaml --vary data.val_size=[40,50]", "--vary data.val_size"),
+        ("search good.yaml --vary model.lr=[1] --data.watch_test=true", "does not read the test set"),
         ("search good.yaml --vary model.lr=[1] --trials=0", "--trials and --seeds"),
+        ("search --vary model.lr=[1] good.yaml", "Name the recipe first"),
+        ("compare good.yaml --change model.deskew", "give OPTION=VALUE"),
+        ("compare good.yaml --change model.lr=0.1 --change model.lr=0.1", "Two recipes are named"),
+        ("compare good.yaml --change model.lr=-1", "--model.lr must be more than 0"),
+        ("compare --trainer.limit_test_batches=2", "cannot work with --trainer.limit_test_batches 2"),
+        ("robustness --data.source=fashion", "invalid choice: 'fashion'"),
+        ("robustness broken.yaml", "broken.yaml is not a checkpoint"),
         ("benchmark --rounds=1", "--rounds and --batches"),
     ],
 )

@@ -76,3 +76,17 @@ def test_checkpoints_are_measured(main: Main, capsys: pytest.CaptureFixture[str]
     assert 0 < measured["calibration_error"] < 1
     assert f"{100 * measured['accuracies']['none']['']:.2f}" in table
     assert len(table.splitlines()) == 2 + 1 + 28 + 1 + 2
+    with pytest.raises(SystemExit, match="measured on images that it was trained on"):
+        main("robustness lightning_logs/ds_cnn_v1/version_0/checkpoints/last.ckpt --data.source=sample")
+
+
+def test_two_checkpoints_of_one_network_are_told_apart() -> None:
+    one: robustness.Robustness = {
+        "model": "DS_CNN_V1",
+        "checkpoint": "a.ckpt",
+        "calibration_error": 0.1,
+        "accuracies": {"none": {"": 0.5}},
+    }
+    assert "| DS_CNN_V1 |" in robustness.table([one])
+    table = robustness.table([one, one | {"checkpoint": "b.ckpt"}])
+    assert "| DS_CNN_V1 a.ckpt | DS_CNN_V1 b.ckpt |" in table
