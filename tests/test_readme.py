@@ -3,19 +3,21 @@
 import json
 import re
 import shlex
-from itertools import takewhile
+import statistics
+from itertools import chain, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_lit import benchmark, cli, report, robustness
+from mnist_lit import benchmark, cli, report, robustness, search
 from mnist_lit.runner import run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^.*?uv run mnist-lit (.*)$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)), re.M)
+BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
+COMMANDS = re.findall(r"^.*?uv run mnist-lit (.*)$", BLOCKS, re.M)
 REFERENCE = ROOT / "lightning_logs" / "reference"
 
 
@@ -37,12 +39,17 @@ def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(ROOT)
     name, *options = shlex.split(command)
     assert name in cli.COMMANDS
-    if name in ("fit", "compare"):
+    if name in ("fit", "compare", "search"):
         configs = list(takewhile(lambda option: not option.startswith("-"), options))
-        flags = re.sub(r"--seeds \d+|--resume|--ckpt_path \w+", "", shlex.join(options[len(configs) :])).split()
+        flags = options[len(configs) :]
         recipes = [option for config in configs for option in ("--config", config)]
+        own = {"fit": ["--ckpt_path"], "compare": ["--seeds", "--change"], "search": ["--seeds", "--trials", "--vary"]}
+        given = [pair for pair in pairwise([*flags, ""]) if pair[0] in own[name]]
+        changes = [f"--{option}" for key, value in given if key == "--change" for option in value.split()]
+        changes += [f"--{search.parse(value)[0]}=1" for key, value in given if key == "--vary"]
+        flags = [flag for flag in flags if flag not in (*chain(*given), "--resume")]
         with pytest.raises(SystemExit) as end:
-            cli.main(["fit", *recipes, *flags, "--print_config"])
+            cli.main(["fit", *recipes, *flags, *changes, "--print_config"])
         assert not end.value.code
     elif name in ("validate", "test", "predict"):
         assert options[0] == "--ckpt_path"
@@ -63,11 +70,24 @@ def test_every_path_exists() -> None:
         assert module.name in README, module
 
 
-@pytest.mark.parametrize("name", ["results", "results_published"])
+@pytest.mark.parametrize("name", ["results", "results_ablation"])
 def test_the_results_are_those_of_the_tracked_runs(name: str) -> None:
     results = reference(f"{name}.json")
     assert report.table(results) in README
-    assert results[0]["environment"] in README
+    assert results[-1]["environment"] in README
+
+
+def test_what_was_promised_stands_beside_what_was_reached() -> None:
+    rows = [["model", "parameters", "promised %", "trained as published %", "trained as here %"]]
+    reached = {name: reference(f"{name}.json") for name in ("results_published", "results")}
+    for model, promised in {"DS_CNN_V1": "97.49", "DS_CNN_V2": "99.27", "DS_CNN_V3": "99.25"}.items():
+        row = [model, f"{next(run['parameters'] for run in reached['results'] if run['model'] == model):,}", promised]
+        for runs in reached.values():
+            accuracies = [100 * run["test_accuracy"] for run in runs if run["model"] == model]
+            assert len(accuracies) == 5
+            row.append(f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}")
+        rows.append(row)
+    assert report.markdown(rows) in README
 
 
 def test_the_robustness_is_that_of_the_tracked_measurement() -> None:
@@ -97,5 +117,5 @@ def test_the_tracked_checkpoints_are_as_accurate_as_told(
 
 
 def test_the_speed_is_that_of_the_tracked_benchmarks() -> None:
-    for name in ("speed_28px.json", "speed_16px.json"):
+    for name in ("speed_28px.json", "speed_18px.json"):
         assert benchmark.table(reference(name)).strip() in README
