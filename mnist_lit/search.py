@@ -63,7 +63,7 @@ def main(args: list[str]) -> None:
     vary = "what to try, such as model.lr=[0.01,0.02]; can be given repeatedly"
     parser.add_argument("--vary", action="append", required=True, metavar="OPTION=VALUES", help=vary)
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="proposals to try in all (20)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs a trial, of as many seeds (1)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each trial, one a seed (1)")
     parser.add_argument("--resume", action="store_true", help="go on with the newest search of the same")
     options, flags = parser.parse_known_args(args)
     if options.trials < 1 or options.seeds < 1:
