@@ -78,27 +78,3 @@ class DS_CNN_V3(_DSCNN):
     """The specification's third network: 18 and 36 channels, 6,526 parameters."""
 
     widths = (18, 36)
-
-
-class TeacherCNN(nn.Module):
-    """Four 3x3 convolutions, two 2x2 max pools and a linear layer: 109,130 parameters, to distil the small ones from.
-
-    Unlike them it keeps the places of its features to the end, so it takes images of 20 px only.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            *_convolve(1, 32), nn.MaxPool2d(2), nn.ReLU(),  # (N, 32, 10, 10)
-            *_convolve(32, 64), nn.ReLU(),
-            *_convolve(64, 64), nn.MaxPool2d(2), nn.ReLU(),  # (N, 64, 5, 5)
-            *_convolve(64, 64), nn.ReLU(),
-        )  # fmt: skip
-        self.head = nn.Linear(64 * 5 * 5, 10)
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, 10) of float images (N, 1, 20, 20)."""
-        features = self.features(images.contiguous(memory_format=torch.channels_last))
-        logits: Tensor = self.head(features.flatten(1))
-        return logits

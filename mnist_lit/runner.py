@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -18,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mnist_lit import UserError
-from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunRecord
+from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunRecord, Unprofiled
 from mnist_lit.checkpoints import RandomState, keepers, load, newest
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.cli import COMMANDS
@@ -53,6 +54,13 @@ CHATTER = (
     "Restoring states from the checkpoint",
 )
 """What Lightning tells at every run, and nobody needs."""
+
+if not torch.cuda.is_available():
+    # Lightning (2.6.6) sets this, and AdamW then looks for a GPU's driver on the disk at every step (torch 2.15)
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
+# what --trainer.deterministic fills with NaN, before it is written to, takes up to a tenth of a step
+torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
     lambda record: not any(text in record.getMessage() for text in CHATTER)
@@ -247,13 +255,15 @@ class DigitCLI(LightningCLI):
         ]
         keeps_own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
         if options.enable_progress_bar is not False:
-            callbacks.append(ProgressBar(refresh_rate=20))  # drawing it at every step costs 0.4 ms a step
+            callbacks.append(ProgressBar(refresh_rate=2))  # times a second
         if self.subcommand == "fit" and logger:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         if not logger and options.enable_checkpointing is None:
             kwargs["enable_checkpointing"] = False  # there is no folder to keep them in
         elif self.subcommand == "fit" and options.enable_checkpointing is not False and not keeps_own:
             callbacks += keepers()
+        if options.profiler is None:
+            kwargs["profiler"] = Unprofiled()
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder or Path()))
         return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mnist_lit.backbones import DS_CNN_V1, DS_CNN_V2, DS_CNN_V3, TeacherCNN
+from mnist_lit.backbones import DS_CNN_V1, DS_CNN_V2, DS_CNN_V3
 
 COUNTS: dict[type[nn.Module], int] = {DS_CNN_V1: 5_226, DS_CNN_V2: 4_070, DS_CNN_V3: 6_526}
 
@@ -15,12 +15,6 @@ def test_parameters_are_the_specification_s(backbone: type[nn.Module], options: 
     network = backbone(**options)
     assert sum(weights.numel() for weights in network.parameters() if weights.requires_grad) == COUNTS[backbone]
     assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
-
-
-def test_the_teacher_takes_20_px() -> None:
-    network = TeacherCNN()
-    assert sum(weights.numel() for weights in network.parameters()) == 109_130
-    assert network(torch.randn(2, 1, 20, 20)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 31), (13, 9), (28, 28), (40, 64)])

@@ -3,19 +3,75 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from mnist_lit import benchmark
+from mnist_lit.data import DigitDataset
+from mnist_lit.loops import PerSample, published_network
 
 Main = Callable[[str], None]
 
+QUIET = "--data.val_size=50 --trainer.accelerator=cpu --trainer.enable_progress_bar=false"
+
 
 @pytest.mark.slow
-def test_the_benchmark_measures_both_loops(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    quiet = "--trainer.accelerator=cpu --trainer.enable_progress_bar=false --trainer.enable_model_summary=false"
-    main(f"benchmark --rounds=2 --batches=4 --data.source=sample --data.batch_size=64 {quiet}")
-    result = json.loads(Path("lightning_logs/benchmark/speed.json").read_text())
-    assert (result["model"], result["batch_size"], result["image_size"]) == ("DS_CNN_V1", 64, 28)
-    assert len(result["fit_images_per_s"]) == len(result["plain_images_per_s"]) == len(result["ratios"]) == 2
-    assert all(rate > 0 for rate in result["fit_images_per_s"] + result["plain_images_per_s"])
-    assert all(0 < share < 1 for share in result["preprocessing_shares"])
-    assert 0.3 < result["peak_memory_gb"] < 4
-    assert "| plain PyTorch loop" in capsys.readouterr().out
+def test_ways_to_train_are_measured(
+    main: Main, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "BATCH_SIZES", (32, 50))
+    monkeypatch.setattr(benchmark, "IMAGE_COUNTS", (100, 600))
+    monkeypatch.setattr(benchmark, "TUTORIAL_BATCHES", 3)
+    main(f"benchmark overhead others growth --rounds=2 {QUIET}")
+    result = json.loads(Path("lightning_logs/benchmark/benchmark.json").read_text())
+    rows = result["overhead"]
+    assert [(row["model"], row["image_size"], row["batch_size"]) for row in rows] == [
+        ("DS_CNN_V1", 18, 32),
+        ("DS_CNN_V1", 18, 50),
+    ]
+    for row in rows:
+        assert 0 < row["ratio"]["min"] <= row["ratio"]["median"] <= row["ratio"]["max"]
+        assert row["fit_images_per_s"]["min"] > 0
+    assert set(result["others"]["images_per_s"]) == {
+        *("fit, recipe", "fit, 28 px", "plain loop, recipe", "plain loop, 28 px"),
+        *("per-sample loader", "published"),
+    }
+    # 600 of 250 images, repeated
+    assert result["growth"]["600"]["median"] > result["growth"]["100"]["median"]
+    printed = capsys.readouterr().out
+    assert "| batch | `mnist-lit fit`" in printed
+    assert printed.endswith("benchmark.md, benchmark.json, benchmark.png\n")
     assert sorted(path.name for path in Path().iterdir()) == ["data", "lightning_logs"]
+    assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["benchmark"]
+
+
+@pytest.mark.slow
+def test_whole_fits_are_measured(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "RECIPES", ("ds_cnn_v2",))
+    sample = "--data.source=sample --trainer.max_epochs=1 --trainer.accelerator=cpu"
+    main(f"benchmark recipes {sample}")
+    (result,) = [json.loads(path.read_text()) for path in Path("lightning_logs/benchmark").glob("*.json")]
+    (row,) = result["recipes"]
+    assert (row["model"], row["epochs"]) == ("DS_CNN_V2", 1)
+    assert 0 < row["bare_import_s"] < row["first_step_s"]
+    assert row["fit_s"] > 0
+    assert 0.3 < row["peak_memory_gb"] < 4
+    assert "| DS_CNN_V2 | 1 " in Path("lightning_logs/benchmark/benchmark.md").read_text()
+
+
+def test_the_published_network_computes_what_ours_does() -> None:
+    from mnist_lit.backbones import DS_CNN_V1
+
+    torch.manual_seed(0)
+    theirs, ours = published_network().eval(), DS_CNN_V1().eval()
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    images = torch.randn(4, 1, 28, 28)
+    torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_sample_by_sample_the_images_are_the_same() -> None:
+    images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+    data = DigitDataset(images, torch.tensor([3, 1, 4]))
+    image, label = PerSample(data, distort=False)[1]
+    assert label == 1
+    torch.testing.assert_close(image, (images[1] / 255 - 0.1307) / 0.3081)
+    assert not torch.equal(PerSample(data, distort=True)[1][0], image)

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from mnist_lit import UserError
+from mnist_lit import UserError, classifier
 from mnist_lit.backbones import DS_CNN_V1, DS_CNN_V2
 from mnist_lit.classifier import DigitClassifier
 
@@ -18,7 +18,6 @@ from mnist_lit.classifier import DigitClassifier
         {"image_size": 7},
         {"lr": 0.0},
         {"lr": math.inf},
-        {"temperature": 0.0},
         {"weight_decay": -1.0},
         {"warmup": 1.0},
         {"warmup": -0.1},
@@ -53,25 +52,6 @@ def test_augmentation_is_for_training_alone() -> None:
     torch.testing.assert_close(ours["test/loss"], expected)
 
 
-def test_a_teacher_s_probabilities_are_what_is_learned_most() -> None:
-    torch.manual_seed(0)
-    model = DigitClassifier(DS_CNN_V2(), temperature=3.0).eval()
-    images, labels = torch.randint(0, 200, (20, 1, 28, 28), dtype=torch.uint8), torch.arange(20) % 10
-    theirs = torch.randn(20, 10) * 5
-    loss = model.training_step((images, labels, theirs), 0)
-    expected = 0.0
-    for logits, teacher, label in zip(model(images).tolist(), theirs.tolist(), labels.tolist(), strict=True):
-        target = [math.exp(value / 3) for value in teacher]
-        for temperature, targets, weight in (
-            (1, [float(digit == label) for digit in range(10)], 0.1),
-            (3, [value / sum(target) for value in target], 0.9 * 9),
-        ):
-            total = math.log(sum(math.exp(value / temperature) for value in logits))
-            entropy = sum(p * (total - value / temperature) for p, value in zip(targets, logits, strict=True))
-            expected += weight * entropy / 20
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-
-
 def test_each_test_counts_anew() -> None:
     batch = torch.zeros(20, 1, 28, 28, dtype=torch.uint8), torch.arange(20) % 10
     model = DigitClassifier(DS_CNN_V2()).eval()
@@ -96,3 +76,23 @@ def test_the_learning_rate_rises_to_its_peak_and_falls() -> None:
     assert max(rates) == pytest.approx(0.1)
     assert rates[0] < 0.01
     assert rates[-1] < 1e-5
+
+
+def test_training_is_measured_in_groups_of_steps_as_it_would_be_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "MEASURED_AT_ONCE", 2)
+    torch.manual_seed(0)
+    model = DigitClassifier(DS_CNN_V2()).eval()
+    batches = [
+        (torch.randint(0, 256, (size, 1, 28, 28), dtype=torch.uint8), torch.arange(size)) for size in (10, 10, 4)
+    ]
+    losses = [model.training_step(batch, index).item() for index, batch in enumerate(batches)]
+    assert len(model.outputs) == 1  # of the last step
+    model._measure_outputs()
+    measured = model.metrics.fit.compute()
+    images, labels = (torch.cat(column) for column in zip(*batches, strict=True))
+    assert measured["train/accuracy"] == (model(images).argmax(1) == labels).float().mean()
+    expected = sum(loss * len(batch[1]) for loss, batch in zip(losses, batches, strict=True)) / 24
+    assert measured["train/loss"].item() == pytest.approx(expected)
+    model.training_step(batches[0], 0)
+    model.on_train_epoch_start()
+    assert not model.outputs

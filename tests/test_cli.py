@@ -15,15 +15,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 import mnist_lit
 from mnist_lit import cli
 from mnist_lit.backbones import DS_CNN_V2
+from mnist_lit.callbacks import ProgressBar
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
+from mnist_lit.preprocess import Preprocess
 from mnist_lit.runner import run
 
 Main = Callable[[str], None]
@@ -110,6 +112,48 @@ def test_every_recipe_trains(main: Main, config: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.usefixtures("main")
+def test_training_images_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[int] = []
+    prepare = Preprocess.prepare
+
+    def count(self: Preprocess, images: Tensor) -> Tensor:
+        prepared.append(len(images))
+        return prepare(self, images)
+
+    monkeypatch.setattr(Preprocess, "prepare", count)
+    options = ["--data.val_size=50", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
+    fit = run(["fit", "--model.image_size=16", "--model.deskew=true", "--trainer.enable_progress_bar=false", *options])
+    # training images once; validation images in two epochs and before; graph and pictures
+    assert 250 + 3 * 50 <= sum(prepared) < 250 + 3 * 50 + 50
+    train = fit.datamodule.splits["train"]
+    batch, _ = train.__getitems__([3, 1])
+    torch.testing.assert_close(batch, fit.model.preprocess.prepare(train.images[[3, 1]]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to be found")
+def test_a_step_does_not_look_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = DS_CNN_V2()
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    network(torch.zeros(1, 1, 16, 16)).sum().backward()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("the optimiser looks for a GPU"))
+    optimizer.step()
+
+
+def test_the_bar_reads_its_figures_now_and_then(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    get_metrics = ProgressBar.get_metrics
+
+    def count(self: ProgressBar, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        read.append(trainer.global_step)
+        return get_metrics(self, trainer, pl_module)
+
+    monkeypatch.setattr(ProgressBar, "get_metrics", count)
+    main("fit --data.batch_size=2 --trainer.max_epochs=1 --trainer.enable_progress_bar=true")  # 125 steps
+    assert 125 in read
+    assert len(read) < 60
+
+
+@pytest.mark.usefixtures("main")
 def test_a_reloaded_checkpoint_is_as_accurate_as_the_fit_that_saved_it(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model.image_size=16", "--data.val_size=50", "--data.batch_size=50", "--trainer.accelerator=cpu"]
     fit = run(["fit", *options, "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false"])
@@ -133,30 +177,6 @@ def test_testing_needs_no_configuration_and_makes_no_folder(main: Main, capsys: 
     assert sorted(Path("lightning_logs").rglob("version_*")) == before
     assert Path("lightning_logs/ds_cnn_v2/version_0/config.yaml").read_text() == config
     assert sorted(path.name for path in Path().iterdir()) == ["data", "lightning_logs"]
-
-
-def test_a_network_learns_from_a_teacher(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    main("fit --trainer.max_epochs=1")
-    main(f"fit --trainer.max_epochs=1 --model.teacher={LAST}")
-    plain, taught = (
-        torch.load(RUN.with_name(f"version_{n}") / "checkpoints/last.ckpt", weights_only=True) for n in (0, 1)
-    )
-    assert not same(plain["state_dict"], taught["state_dict"])
-    assert plain["state_dict"].keys() == taught["state_dict"].keys()
-    capsys.readouterr()
-    main(f"fit --trainer.fast_dev_run=true --data.val_size=60 --model.teacher={LAST}")
-    assert "knows images that this run is measured on" in capsys.readouterr().out
-    sample = "--data.source=sample --trainer.max_epochs=1 --trainer.limit_train_batches=2"
-    main(f"fit {sample}")
-    theirs = max(RUN.parent.glob("*/checkpoints/last.ckpt"), key=os.path.getmtime)
-    for size, told in ((50, False), (40, True)):  # fewer are others, of which the teacher knows some
-        capsys.readouterr()
-        main(f"fit {sample} --trainer.logger=false --data.val_size={size} --model.teacher={theirs}")
-        assert ("knows images" in capsys.readouterr().out) == told
-    theirs.unlink()
-    (RUN / "checkpoints/last.ckpt").unlink()
-    main("test --ckpt_path last")  # needs no teacher
-    assert "nowhere.ckpt" in error(main, "fit --model.teacher=nowhere.ckpt", capsys)
 
 
 def test_predictions_are_the_network_s(main: Main) -> None:
@@ -381,7 +401,8 @@ class Terminate(Callback):
         ("compare --trainer.limit_test_batches=2", "cannot work with --trainer.limit_test_batches 2"),
         ("robustness --data.source=fashion", "invalid choice: 'fashion'"),
         ("robustness broken.yaml", "broken.yaml is not a checkpoint"),
-        ("benchmark --rounds=1", "--rounds and --batches"),
+        ("benchmark --rounds=0", "--rounds must be 1 or more"),
+        ("benchmark speed", "choose from overhead, others, growth, recipes"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
