@@ -53,13 +53,12 @@ class _DSCNN(nn.Module):
 
 def _block(channels_in: int, channels_out: int, dilation: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        *_convolve(channels_in, channels_out, dilation), nn.MaxPool2d(2), nn.ReLU(), nn.Dropout(dropout)
+        nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation),  # the size stays
+        nn.BatchNorm2d(channels_out),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Dropout(dropout),
     )
-
-
-def _convolve(channels_in: int, channels_out: int, dilation: int = 1) -> tuple[nn.Module, nn.Module]:
-    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation)  # the size stays
-    return convolution, nn.BatchNorm2d(channels_out)
 
 
 class DS_CNN_V1(_DSCNN):

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mnist_lit import UserError
 from mnist_lit.benchmark_report import Spread, figure, table
 from mnist_lit.checkpoints import project_path
 from mnist_lit.data import DigitDataset
-from mnist_lit.loops import Clock, Rounds, published_rate, tutorial_rate
+from mnist_lit.loops import Clock, Rounds, Widths, published_rate, tutorial_rate
 from mnist_lit.parser import CommandParser
 from mnist_lit.report import describe_environment
 from mnist_lit.runner import LOGS, DigitCLI, run
@@ -29,11 +30,12 @@ parts (all by default):
   overhead  beside a plain PyTorch loop over the same tensors, by batch size, at the recipe's input size
   others    beside Lightning with a loader that hands out sample by sample, and beside the published training
   growth    seconds an epoch from 10,000 to 240,000 training images
-  recipes   whole fits, each in a process of its own: seconds to the first step, of 15 epochs, peak memory
+  recipes   a whole fit of each of the three recipes, in a process of its own, whatever --config and --rounds say:
+            seconds to the first step and from there to the end, peak memory
 
-What is compared is run in turn, in one process, and the medians and extremes are told. An epoch of a fit is timed from
-its start to the next one's, without validation, which has a column of its own: so what is written at an epoch's end
-counts. Writes benchmark.md, benchmark.json and benchmark.png into lightning_logs/benchmark."""
+The other parts run what they compare in turn, in one process, and tell medians and extremes. An epoch of a fit is timed
+from its start to the next one's, without validation, which has a column of its own: so what is written at an epoch's
+end counts. Writes benchmark.md, benchmark.json and benchmark.png into lightning_logs/benchmark."""
 
 BATCH_SIZES = (32, 64, 128, 512, 2048)
 IMAGE_COUNTS = (10_000, 30_000, 60_000, 120_000, 240_000)
@@ -56,29 +58,30 @@ def main(args: list[str]) -> None:
         "benchmark",
         usage="[PART ...] [--rounds N] [--config FILE] [any other option of mnist-lit fit]",
         description=DESCRIPTION,
-        epilog="Example: mnist-lit benchmark overhead recipes --rounds 3 --config configs/ds_cnn_v2.yaml",
+        epilog="Example: mnist-lit benchmark overhead others --rounds 3 --config configs/ds_cnn_v2.yaml",
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="overhead, others, growth or recipes")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds, of which the medians count (5)")
-    parser.add_argument("--config", metavar="FILE", help="recipe (that of DS_CNN_V1)")
-    options, flags = parser.parse_known_args(args)
+    parser.add_argument("-c", "--config", metavar="FILE", help="recipe (that of DS_CNN_V1)")
+    wanted = list(takewhile(lambda arg: not arg.startswith("-"), args))
+    options, flags = parser.parse_known_args(args[len(wanted) :])
+    if any(flag.partition("=")[0] == "--ckpt_path" for flag in flags):
+        raise UserError("A benchmark trains anew: leave out --ckpt_path.")
     if options.rounds < 1:
         raise UserError(f"--rounds must be 1 or more, not {options.rounds}.")
     parts: dict[str, Callable[[list[str], int], Any]] = {
         "overhead": overhead, "others": others, "growth": growth, "recipes": recipes
     }  # fmt: skip
-    for part in options.parts:
+    for part in wanted:
         if part not in parts:
             raise UserError(f"There is no part {part!r}; choose from {', '.join(parts)}.")
     flags = ["--config", options.config or str(project_path("configs/ds_cnn_v1.yaml")), *flags]
     folder = Path(LOGS) / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {}
-    for part in options.parts or parts:
-        result[part] = parts[part](flags, options.rounds)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    result["environment"] = describe_environment(device)
-    (folder / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n")
+    result: dict[str, Any] = {"environment": describe_environment(device)}
+    for part in wanted or parts:
+        result[part] = parts[part](flags, options.rounds)
+        (folder / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n")
     text = table(result)
     (folder / "benchmark.md").write_text(text)
     figure(result).savefig(folder / "benchmark.png", dpi=120)
@@ -113,15 +116,20 @@ def others(flags: list[str], rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         for name, changes in (("fit, recipe", []), ("fit, 28 px", [*plain, "--model.backbone.dilation=1"])):
             fit, timed = _rounds([*flags, *changes, "--trainer.limit_train_batches=200"], 2)
+            widths: Widths = getattr(fit.model.backbone, "widths", (0, 0))
+            if not any(widths):
+                raise UserError("The part `others` takes one of the three networks of the specification.")
             images = _images_of_an_epoch(fit)
             ways.setdefault(name, []).append(images / timed.fit_s[1])
             ways.setdefault(name.replace("fit", "plain loop"), []).append(images / timed.plain_s[1])
         data: DigitDataset = fit.datamodule.splits["train"]
         with tempfile.TemporaryDirectory() as folder:
-            tutorial = tutorial_rate(data, fit.datamodule.batch_size, TUTORIAL_BATCHES, folder)
+            tutorial = tutorial_rate(data, widths, fit.datamodule.batch_size, TUTORIAL_BATCHES, folder)
         ways.setdefault("per-sample loader", []).append(tutorial)
-        ways.setdefault("published", []).append(published_rate(data, 2 * TUTORIAL_BATCHES))
+        ways.setdefault("published", []).append(published_rate(data, widths, 2 * TUTORIAL_BATCHES))
     return {
+        "model": type(fit.model.backbone).__name__,
+        "batch_size": fit.datamodule.batch_size,
         "images_per_s": {name: spread(rates) for name, rates in ways.items()},
         "ratios": {
             f"{ours} / {theirs}": spread([a / b for a, b in zip(ways[ours], ways[theirs], strict=True)])
@@ -166,7 +174,7 @@ def recipes(flags: list[str], _: int) -> list[dict[str, Any]]:
                 "bare_import_s": bare_s,
                 "first_step_s": clock["first_step"] - start,
                 "fit_s": clock["end"] - clock["first_step"],
-                "epochs": len(clock["validations"]),
+                "epochs": clock["epochs"],
                 "promised_s": passed[0] - clock["first_step"] if passed else None,
                 "peak_memory_gb": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9,
             }

@@ -21,7 +21,7 @@ def table(result: dict[str, Any]) -> str:
             cells.append([f"{row['batch_size']:,}", *rates, _write(row["ratio"]), _write(row["validation_s"])])
         parts.append(f"{head}\n\n{markdown(cells)}")
     if ways := result.get("others"):
-        cells = [["way to train", "images/s"]]
+        cells = [[f"{ways['model']}, batches of {ways['batch_size']}", "images/s"]]
         cells += [[name, _write(rates, ",.0f")] for name, rates in ways["images_per_s"].items()]
         cells += [[f"{name}, times", _write(ratios, ".1f")] for name, ratios in ways["ratios"].items()]
         parts.append(markdown(cells))

@@ -111,12 +111,20 @@ class DigitClassifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Prepare the training images once, as each epoch would do again."""
+        self.is_prepared = False
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, MNISTDataModule):
             train = data.splits["train"]
             prepare = self.preprocess.to(train.images.device).prepare
             train.prepared = torch.cat([prepare(images) for images in torch.split(train.images, EVAL_BATCH_SIZE)])
             self.is_prepared = True
+
+    def teardown(self, stage: str) -> None:
+        """Leave the data as they were: another network prepares them otherwise."""
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and isinstance(data, MNISTDataModule):
+            data.splits["train"].prepared = None
+        self.is_prepared = False
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, 10) of raw pixels 0..255 (N, 1, 28, 28), uint8 or float."""
@@ -140,8 +148,9 @@ class DigitClassifier(LightningModule):
             self.outputs.clear()
 
     def on_train_epoch_start(self) -> None:
-        """Forget what was left of an epoch that was broken off."""
+        """Forget an epoch that was broken off."""
         self.outputs.clear()
+        self.metrics.fit.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure a batch of the validation split, or (second loader) of the watched test set."""

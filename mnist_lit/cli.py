@@ -14,7 +14,7 @@ COMMANDS = {
     "compare": ("mnist_lit.compare", "train and test several recipes; a table and the curves"),
     "search": ("mnist_lit.search", "try other values of a recipe's options, as Optuna proposes them"),
     "robustness": ("mnist_lit.robustness", "accuracy of checkpoints on distorted test images"),
-    "benchmark": ("mnist_lit.benchmark", "training speed beside a plain PyTorch loop"),
+    "benchmark": ("mnist_lit.benchmark", "training speed beside other ways to train"),
 }
 """Each command's module, which has a `main(args)`, and what it does."""
 

@@ -192,7 +192,8 @@ class DigitDataset(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """What a DataLoader's fetcher calls, where it exists, with the indices of a batch."""
-        chosen = torch.tensor(indices, device=self.labels.device)
+        # pinned, so that a GPU is handed the indices without waiting for it
+        chosen = torch.tensor(indices, pin_memory=self.labels.is_cuda).to(self.labels.device, non_blocking=True)
         return (self.images if self.prepared is None else self.prepared)[chosen], self.labels[chosen]
 
 

@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from mnist_lit.backbones import DS_CNN_V1
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import DigitDataset, MNISTDataModule
 from mnist_lit.preprocess import MEAN, STD
+
+Widths = tuple[int, int]
+"""Channels of the two convolutions of a network."""
 
 
 def now() -> float:
@@ -49,7 +51,7 @@ class Rounds(Callback):
         self.fit_s: list[float] = []
         self.plain_s: list[float] = []
         self.validation_s: list[float] = []
-        self.start = self.validation_start = 0.0
+        self.start = self.validation_start = self.validated_s = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take as many images as are wanted."""
@@ -68,14 +70,15 @@ class Rounds(Callback):
             start = now()
             next(self.loop)
             self.plain_s.append(now() - start)
-        self.start = now()
+        self.start, self.validated_s = now(), 0.0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the last epoch."""
         self._end_epoch()
 
     def _end_epoch(self) -> None:
-        self.fit_s.append(now() - self.start - self.validation_s[-1])
+        self.fit_s.append(now() - self.start - self.validated_s)
+        self.validation_s.append(self.validated_s)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -83,7 +86,7 @@ class Rounds(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let it go on."""
-        self.validation_s.append(now() - self.validation_start)
+        self.validated_s += now() - self.validation_start
 
 
 def plain_loop(model: DigitClassifier, data: MNISTDataModule, batches: int) -> Iterator[None]:
@@ -130,11 +133,11 @@ class PerSample(Dataset[tuple[Tensor, int]]):
 
 
 class TutorialModule(LightningModule):
-    """DS_CNN_V1 as tutorials write a LightningModule: loss and accuracy logged in each step."""
+    """One of the three networks as tutorials write a LightningModule: loss and accuracy logged in each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: Widths) -> None:
         super().__init__()
-        self.network = published_network(dropout=False)
+        self.network = published_network(widths, dropout=False)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The mean cross-entropy of a batch."""
@@ -173,21 +176,25 @@ WARM_UP = 10
 """Steps that are not timed."""
 
 
-def tutorial_rate(data: DigitDataset, batch_size: int, batches: int, folder: str) -> float:
+def tutorial_rate(data: DigitDataset, widths: Widths, batch_size: int, batches: int, folder: str) -> float:
     """Images a second of Lightning as tutorials use it: a loader that hands out sample by sample, and all defaults."""
     clock = StepClock(WARM_UP)
-    steps = WARM_UP + batches
     trainer = Trainer(
-        max_steps=steps, default_root_dir=folder, devices=1, callbacks=[clock], enable_model_summary=False
+        accelerator=data.images.device.type,
+        devices=1,
+        max_steps=WARM_UP + batches,
+        default_root_dir=folder,
+        callbacks=[clock],
+        enable_model_summary=False,
     )
     with warnings.catch_warnings(action="ignore"):  # a tutorial's user reads them; here they say nothing new
-        trainer.fit(TutorialModule(), DataLoader(PerSample(data, distort=False), batch_size, shuffle=True))
+        trainer.fit(TutorialModule(widths), DataLoader(PerSample(data, distort=False), batch_size, shuffle=True))
     return batches * batch_size / (clock.end - clock.start)
 
 
-def published_network(dropout: bool = True) -> nn.Sequential:
-    """DS_CNN_V1 with its layers in the order, and its tensors in the layout, of the published code."""
-    width1, width2 = DS_CNN_V1.widths
+def published_network(widths: Widths, dropout: bool = True) -> nn.Sequential:
+    """One of the three networks with its layers in the order, and its tensors in the layout, of the published code."""
+    width1, width2 = widths
     shares = (0.1, 0.2) if dropout else (0.0, 0.0)
     layers: list[nn.Module] = []
     for inputs, outputs, share in zip((1, width1), (width1, width2), shares, strict=True):
@@ -196,17 +203,18 @@ def published_network(dropout: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width2, 10))
 
 
-def published_rate(data: DigitDataset, batches: int) -> float:
+def published_rate(data: DigitDataset, widths: Widths, batches: int) -> float:
     """Images a second of the published training: a plain loop, batches of 32, each image distorted by itself."""
     device = data.images.device
-    network = published_network().to(device)
+    network = published_network(widths).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
-    loader = iter(cycle(DataLoader(PerSample(data, distort=True), 32, shuffle=True)))
+    loader = DataLoader(PerSample(data, distort=True), 32, shuffle=True)
+    epochs = chain.from_iterable(repeat(loader))
     start = 0.0
     for step in range(WARM_UP + batches):
         if step == WARM_UP:
             start = now()
-        images, labels = (tensor.to(device) for tensor in next(loader))
+        images, labels = (tensor.to(device) for tensor in next(epochs))
         optimizer.zero_grad()
         F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -232,7 +240,12 @@ class Clock(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it down."""
-        record = {"first_step": self.first_step, "validations": self.validations, "end": time.time()}
+        record = {
+            "first_step": self.first_step,
+            "validations": self.validations,
+            "epochs": trainer.current_epoch,
+            "end": time.time(),
+        }
         (Path(trainer.log_dir or os.curdir) / "clock.json").write_text(json.dumps(record))
 
 

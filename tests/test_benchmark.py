@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
-from mnist_lit import benchmark
+from mnist_lit import benchmark, loops
+from mnist_lit.backbones import DS_CNN_V1
 from mnist_lit.data import DigitDataset
-from mnist_lit.loops import PerSample, published_network
+from mnist_lit.loops import PerSample, Rounds, TutorialModule, published_network
 
 Main = Callable[[str], None]
 
@@ -59,10 +61,8 @@ def test_whole_fits_are_measured(main: Main, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_published_network_computes_what_ours_does() -> None:
-    from mnist_lit.backbones import DS_CNN_V1
-
     torch.manual_seed(0)
-    theirs, ours = published_network().eval(), DS_CNN_V1().eval()
+    theirs, ours = published_network(DS_CNN_V1.widths).eval(), DS_CNN_V1().eval()
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
     images = torch.randn(4, 1, 28, 28)
     torch.testing.assert_close(ours(images), theirs(images))
@@ -75,3 +75,29 @@ def test_sample_by_sample_the_images_are_the_same() -> None:
     assert label == 1
     torch.testing.assert_close(image, (images[1] / 255 - 0.1307) / 0.3081)
     assert not torch.equal(PerSample(data, distort=True)[1][0], image)
+
+
+def test_an_epoch_is_timed_to_its_very_end_without_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"s": 0}
+    monkeypatch.setattr(loops, "now", lambda: clock["s"])
+    rounds = Rounds(plain=False)
+    trainer, model = Trainer(logger=False, enable_checkpointing=False), TutorialModule(DS_CNN_V1.widths)
+
+    def passes(seconds: int) -> None:
+        clock["s"] += seconds
+
+    rounds.on_validation_start(trainer, model)  # the rehearsal before the first epoch
+    passes(50)
+    rounds.on_validation_end(trainer, model)
+    for epoch, training in enumerate((7, 8)):
+        trainer.fit_loop.epoch_progress.current.completed = epoch
+        rounds.on_train_epoch_start(trainer, model)
+        passes(training)
+        for validation in (20, 3):
+            rounds.on_validation_start(trainer, model)
+            passes(validation)
+            rounds.on_validation_end(trainer, model)
+        passes(1)  # what is written at an epoch's end
+    rounds.on_train_end(trainer, model)
+    assert rounds.fit_s == [8, 9]
+    assert rounds.validation_s == [23, 23]

@@ -125,9 +125,8 @@ def test_training_images_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> N
     fit = run(["fit", "--model.image_size=16", "--model.deskew=true", "--trainer.enable_progress_bar=false", *options])
     # training images once; validation images in two epochs and before; graph and pictures
     assert 250 + 3 * 50 <= sum(prepared) < 250 + 3 * 50 + 50
-    train = fit.datamodule.splits["train"]
-    batch, _ = train.__getitems__([3, 1])
-    torch.testing.assert_close(batch, fit.model.preprocess.prepare(train.images[[3, 1]]))
+    assert fit.datamodule.splits["train"].prepared is None  # no other network is given them
+    assert not fit.model.is_prepared
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to be found")
@@ -402,6 +401,7 @@ class Terminate(Callback):
         ("robustness --data.source=fashion", "invalid choice: 'fashion'"),
         ("robustness broken.yaml", "broken.yaml is not a checkpoint"),
         ("benchmark --rounds=0", "--rounds must be 1 or more"),
+        ("benchmark --ckpt_path last", "leave out --ckpt_path"),
         ("benchmark speed", "choose from overhead, others, growth, recipes"),
     ],
 )

@@ -19,6 +19,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
 COMMANDS = re.findall(r"^.*?uv run mnist-lit (.*)$", BLOCKS, re.M)
 REFERENCE = ROOT / "lightning_logs" / "reference"
+TAUGHT = "distillation_weight_and_temperature"
 
 
 def is_first(result: dict[str, Any]) -> bool:
@@ -75,6 +76,38 @@ def test_the_results_are_those_of_the_tracked_runs(name: str) -> None:
     results = reference(f"{name}.json")
     assert report.table(results) in README
     assert results[-1]["environment"] in README
+
+
+def effects() -> list[list[str]]:
+    """What each part of the factorial experiment in search.jsonl gives: mean ± standard error over pairs of runs."""
+    trials = [json.loads(line) for line in (REFERENCE / "search.jsonl").read_text().splitlines()]
+    runs = {
+        (trial["model"], trial["image_size"], trial["batch_size"], trial[TAUGHT] is not None, seed): figures
+        for trial in trials
+        if trial.get("part_of") == "factorial"
+        for seed, figures in enumerate(
+            zip(trial["val_accuracies_percent"], trial["val_cross_entropies"], strict=True), start=1
+        )
+    }
+    rows = [["part", "accuracy, points", "cross-entropy, thousandths", "DS_CNN_V1", "DS_CNN_V2", "DS_CNN_V3"]]
+    for name, place, value, other in (
+        ("18 px, not 16", 1, 16, 18), ("batches of 64, not 128", 2, 128, 64), ("a teacher", 3, False, True)
+    ):  # fmt: skip
+        pairs = {run: (*run[:place], other, *run[place + 1 :]) for run in runs if run[place] == value}
+        gains = {run: (runs[pair][0] - runs[run][0], 1000 * (runs[pair][1] - runs[run][1]))
+                 for run, pair in pairs.items() if pair in runs}  # fmt: skip
+        row = [name]
+        for form, column, model in (
+            (".2f", 0, ""), (".1f", 1, ""), (".2f", 0, "V1"), (".2f", 0, "V2"), (".2f", 0, "V3")
+        ):  # fmt: skip
+            some = [gain[column] for run, gain in gains.items() if str(run[0]).endswith(model)]
+            row.append(f"{statistics.mean(some):+{form}} ± {statistics.stdev(some) / len(some) ** 0.5:{form}}")
+        rows.append(row)
+    return rows
+
+
+def test_the_factorial_is_that_of_the_tracked_trials() -> None:
+    assert report.markdown(effects()) in README
 
 
 def test_what_was_promised_stands_beside_what_was_reached() -> None:
