@@ -3,6 +3,9 @@
 import copy
 import json
 import os
+import re
+import resource
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -244,9 +247,19 @@ class Clock(Callback):
             "first_step": self.first_step,
             "validations": self.validations,
             "epochs": trainer.current_epoch,
+            "peak_memory_gb": _peak_memory_gb(),
             "end": time.time(),
         }
         (Path(trainer.log_dir or os.curdir) / "clock.json").write_text(json.dumps(record))
+
+
+def _peak_memory_gb() -> float:
+    """GB of memory that this process held at its peak: of Linux's own count, as the other begins with the parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (peak_kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
+        return int(peak_kib) * 1024 / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def _data(trainer: Trainer) -> MNISTDataModule:
