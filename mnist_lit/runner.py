@@ -174,6 +174,12 @@ class DigitCLI(LightningCLI):
             part: {name: value for name, value in checkpoint.get(key, {}).items() if not name.startswith("_")}
             for part, key in {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}.items()
         }
+        unknown = remembered["model"].keys() - vars(self.config[command].model).keys()
+        if unknown:
+            raise UserError(
+                f"{path} was saved by another version of mnist-lit, which had --model.{min(unknown)}: use that one, or "
+                "train anew."
+            )
         if "backbone" not in remembered["model"]:  # of a classifier built in Python
             remembered["model"]["backbone"] = self.config[command].model.backbone.as_dict()
         begun_with = json.dumps(remembered)

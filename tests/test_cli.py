@@ -111,6 +111,14 @@ def test_every_recipe_trains(main: Main, config: Path, capsys: pytest.CaptureFix
     assert "tensorboard --logdir lightning_logs\n" in printed
 
 
+def test_a_checkpoint_of_another_version_is_told(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    main("fit --trainer.max_epochs=1")
+    checkpoint = torch.load(LAST, weights_only=True)
+    checkpoint["hyper_parameters"]["gone"] = 1
+    torch.save(checkpoint, LAST)
+    assert "another version of mnist-lit, which had --model.gone" in error(main, "test --ckpt_path last", capsys)
+
+
 @pytest.mark.usefixtures("main")
 def test_training_images_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     prepared: list[int] = []
