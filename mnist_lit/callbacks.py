@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import io
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 
+from mnist_lit import durable
 from mnist_lit.classifier import EXAMPLE, DigitClassifier
 from mnist_lit.data import MNISTDataModule
 
@@ -35,6 +37,17 @@ PICTURED = 12
 """Training images whose way to the network is pictured."""
 
 
+class RunLogger(TensorBoardLogger):
+    """Lightning's, in a folder made for this run alone: of two that begin together, both may take one (2.6.6)."""
+
+    @property
+    def version(self) -> int | str:
+        """The number N of the folder version_N."""
+        if self._version is None:
+            self._version = durable.new_version(Path(self.root_dir))
+        return self._version
+
+
 class RunRecord(Callback):
     """Writes into the run's folder what its curves alone don't tell.
 
@@ -44,12 +57,10 @@ class RunRecord(Callback):
 
     Args:
         is_new: Whether the run's folder is made by this run, and not by an earlier one.
-        stands_alone: Whether the run is not one of a comparison's or a search's.
     """
 
-    def __init__(self, is_new: bool, stands_alone: bool) -> None:
+    def __init__(self, is_new: bool) -> None:
         self.is_new = is_new
-        self.stands_alone = stands_alone
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the charts, the hyper-parameters, the graph and the picture of a batch."""
@@ -83,16 +94,10 @@ class RunRecord(Callback):
         logger.experiment.add_figure("test/confusion_matrix", figure, pl_module.last_step)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no folder of a run that failed before its first step; say how an interrupted one goes on."""
+        """Leave no folder of a run that failed before it kept anything."""
         logger = _tensorboard(trainer)
-        last = Path(logger.log_dir) / "checkpoints" / "last.ckpt" if logger else None
-        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and last:
-            if not self.stands_alone:
-                print("The finished runs are kept; to go on: the same command with --resume")
-            elif last.exists():
-                print(f"The last whole epoch is kept; to go on: mnist-lit fit --ckpt_path {last}")
-        if self.is_new and logger and trainer.global_step == 0:  # Lightning opens the log before it reads the data
-            shutil.rmtree(logger.log_dir, ignore_errors=True)
+        if self.is_new and logger and not trainer.global_step and not any(Path(logger.log_dir).rglob("*.ckpt")):
+            shutil.rmtree(logger.log_dir, ignore_errors=True)  # Lightning opens the log before it reads the data
 
     def _record_data(self, trainer: Trainer, stage: str) -> None:
         data = getattr(trainer, "datamodule", None)
@@ -101,7 +106,7 @@ class RunRecord(Callback):
         path = Path(trainer.log_dir) / "data.json"
         record = json.loads(path.read_text()) if path.exists() else {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record | {stage: data.record()}, indent=2) + "\n")
+        durable.write(path, (json.dumps(record | {stage: data.record()}, indent=2) + "\n").encode())
 
 
 class ProgressBar(RichProgressBar):
@@ -156,11 +161,12 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Write the probabilities' (N, 10) largest."""
         confidences, digits = torch.cat(list(predictions)).max(dim=1)
-        with self.path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", "digit", "confidence"])
-            for index, (digit, confidence) in enumerate(zip(digits.tolist(), confidences.tolist(), strict=True)):
-                writer.writerow([index, digit, f"{confidence:.4f}"])
+        file = io.StringIO(newline="")
+        writer = csv.writer(file)
+        writer.writerow(["image", "digit", "confidence"])
+        for index, (digit, confidence) in enumerate(zip(digits.tolist(), confidences.tolist(), strict=True)):
+            writer.writerow([index, digit, f"{confidence:.4f}"])
+        durable.write(self.path, file.getvalue().encode())
         print(f"{len(digits):,} predictions: {self.path}")
 
 

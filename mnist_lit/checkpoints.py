@@ -1,73 +1,61 @@
-"""Checkpoints: what a run keeps, and how one is found and read again."""
+"""Checkpoints: how one is saved, found and read again."""
 
-import functools
-from collections.abc import Callable
+import hashlib
+import io
+import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from mnist_lit import UserError
+from mnist_lit import UserError, durable, trust
 
+SEAL = b"sha256:"
+"""What stands before the checksum (64 hexadecimal digits) at the end of a checkpoint's file."""
 
-def keepers() -> list[Callback]:
-    """Keepers of the best checkpoint and of the last epoch's.
-
-    Two, because Lightning's `save_last` (2.6.6) saves only when the best one changes.
-    """
-    # in a folder that is used twice, the files are the newer run's
-    options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = Keeper(filename="best", monitor="val/accuracy", mode="max", **options)
-    return [best, Keeper(filename="last", **options)]
+SEAL_SIZE = len(SEAL) + 64
 
 
-class RandomState(Callback):
-    """Lets a resumed run draw the random numbers that the uninterrupted one would have drawn.
+class CheckpointIO(TorchCheckpointIO):
+    """Saves checkpoints so that a file is the whole old or the whole new one, and tells when it is altered later.
 
-    Lightning's checkpoints (2.6.6) hold no state of the generators. To be deleted when they do.
+    Lightning's (2.6.6) goes through another folder, does not see to it that the disk has it, and passes over a lack of
+    permission. To be deleted when Lightning does as much.
     """
 
-    def state_dict(self) -> dict[str, Any]:
-        """The states of torch's generators, which shuffle, distort and drop out."""
-        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Save a checkpoint with a checksum.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Set the generators, as many as there were."""
-        torch.set_rng_state(state_dict["cpu"].cpu())
-        if len(state_dict["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in state_dict["cuda"]])
+        Raises:
+            UserError: The disk does not take it; what was there is as it was.
+        """
+        buffer = io.BytesIO()
+        torch.save(checkpoint | {"sealed": True}, buffer)
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            durable.write(path, _seal(buffer.getvalue()))
+        except OSError as error:
+            kept = "; the one saved before is as it was" if path.exists() else ""
+            raise UserError(
+                f"{path} cannot be saved ({error.strerror}){kept}: make room, give yourself permission there, or name "
+                "another folder with --trainer.default_root_dir."
+            ) from error
 
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What `load` reads.
 
-class Keeper(ModelCheckpoint):
-    """Remembers its files by their names, so that a checkpoint can be moved and tells nothing of the machine.
+        Raises:
+            UserError: It is no checkpoint, or an altered one.
+        """
+        return load(path)
 
-    Lightning's (2.6.6) remembers absolute paths, and forgets the best score where the folder's path is not spelled as
-    when it was saved: the next epoch's checkpoint then replaces a better one.
-    """
-
-    @functools.cached_property
-    def state_key(self) -> str:
-        """Lightning's (2.6.6), which writes it anew for each hook of each step."""
-        return super().state_key
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state, with names for paths."""
-        return _with_paths(super().state_dict(), lambda path: Path(path).name) | {"dirpath": None}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state as that of this folder."""
-        folder = Path(self.dirpath or "")
-        state = _with_paths(state_dict, lambda path: str(folder / Path(path).name))
-        super().load_state_dict(state | {"dirpath": self.dirpath})
-
-
-def _with_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """A ModelCheckpoint's state with each path changed."""
-    names = ("best_model_path", "kth_best_model_path", "last_model_path")
-    kept = {change(path): score for path, score in state["best_k_models"].items()}
-    return state | {name: change(state[name]) if state[name] else "" for name in names} | {"best_k_models": kept}
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a file, and nothing else that a checkpoint may have named."""
+        if Path(path).is_file():
+            Path(path).unlink()
 
 
 def project_path(path: str) -> Path:
@@ -76,35 +64,111 @@ def project_path(path: str) -> Path:
     return package / path if (package / path).exists() else package.parent / path
 
 
-def load(path: Path) -> dict[str, Any]:
-    """A checkpoint, read so that nothing but tensors and plain values is let in."""
+def _seal(content: bytes) -> bytes:
+    """A checkpoint's file with the checksum of all of it, as the comment that a zip archive may end with."""
+    if content[-2:] != bytes(2):  # the length of the comment
+        raise ValueError("torch.save has not written a zip archive without a comment")
+    sealed = content[:-2] + SEAL_SIZE.to_bytes(2, "little") + SEAL
+    return sealed + hashlib.sha256(sealed).hexdigest().encode()
+
+
+def _is_whole(content: bytes, checkpoint: dict[str, Any]) -> bool:
+    """Whether the bytes are those that were saved.
+
+    Without a checksum are the checkpoints of Lightning alone, and of this project's first version: they do not say of
+    themselves that they are sealed, which one that has lost its checksum does.
+    """
+    body, checksum = content[:-64], content[-64:]
+    if not body.endswith(SEAL_SIZE.to_bytes(2, "little") + SEAL):
+        return not checkpoint.get("sealed")
+    return hashlib.sha256(body).hexdigest().encode() == checksum
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """A checkpoint, read so that nothing but tensors and plain values is let in.
+
+    Raises:
+        UserError: It cannot be read, is no checkpoint, was altered, or is more than weights and plain values.
+    """
+    if "://" in str(path) or str(path).startswith(("http:", "https:")):
+        raise UserError(f"{path} is not a file: download it yourself, from where you trust it.")
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # torch raises whatever the bytes lead it to
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(member.compress_type for member in archive.infolist()):  # torch.save compresses nothing
+                raise ValueError("compressed")
+        checkpoint = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except Exception as error:  # zipfile and torch raise whatever the bytes lead them to
         raise UserError(f"{path} is not a checkpoint: damaged, or more than weights and plain values.") from error
+    kinds = {"state_dict": dict, "global_step": int, "hyper_parameters": dict, "datamodule_hyper_parameters": dict}
     if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
         raise UserError(f"{path} is not a checkpoint that mnist-lit has saved.")
+    if not all(isinstance(checkpoint.get(key, kind()), kind) for key, kind in kinds.items()):
+        raise UserError(f"{path} is not a checkpoint that mnist-lit has saved.")
+    if not _is_whole(content, checkpoint):
+        raise UserError(f"{path} is damaged: it is not what was saved, by its checksum.")
     return checkpoint
 
 
-def newest(name: str, logs: Path, without: set[Path], backbone: str | None) -> Path:
-    """The newest `name`.ckpt of a run below `logs`.
+def settings(checkpoint: dict[str, Any], path: Path, trusted: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """What the classifier ("model") and the data module ("data") of a checkpoint were given.
+
+    Args:
+        checkpoint: What `load` has read.
+        path: Its file.
+        trusted: Packages, modules or classes that it may name beside this package's, torch's and torchvision's.
+
+    Raises:
+        UserError: It names others.
+    """
+    keys = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
+    given = {part: dict(checkpoint.get(key, {})) for part, key in keys.items()}
+    for values in given.values():
+        values.pop("_instantiator", None)
+    trust.check(given, path, trusted)
+    return {
+        part: {name: value for name, value in values.items() if not str(name).startswith("_")}
+        for part, values in given.items()
+    }
+
+
+def newest(name: str, logs: Path, without: set[Path], backbone: str | None, to_resume: bool) -> Path:
+    """The newest `name`.ckpt of a run below `logs`; where it is damaged, the newest whole one beside it.
 
     Args:
         name: "last" or "best".
         logs: Folder of runs.
         without: Folders below it that are passed over.
         backbone: Import path of the network that the run must be of, if it matters.
+        to_resume: Whether it may be from before the first step.
 
     Raises:
-        UserError: There is none, or it cannot be read.
+        UserError: There is none, or none that is whole.
     """
     found = [file for file in logs.glob(f"**/checkpoints/{name}.ckpt") if not without & set(file.parents)]
-    for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True):
-        theirs = load(file).get("hyper_parameters", {}).get("backbone", {}).get("class_path")
-        if backbone in (None, theirs):
-            return file
+    for file in _by_age(found):
+        whole, checkpoint = _whole(file)
+        theirs = checkpoint.get("hyper_parameters", {}).get("backbone")
+        is_of_it = backbone is None or (isinstance(theirs, dict) and theirs.get("class_path") == backbone)
+        if is_of_it and (to_resume or checkpoint["global_step"]):
+            return whole
     of = f" of {backbone.rpartition('.')[2]}" if backbone else ""
     raise UserError(f"--ckpt_path {name}: no run{of} below {logs} has kept one. Run mnist-lit fit first.")
+
+
+def _whole(file: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint, or where it is damaged the newest whole one beside it."""
+    others = [other for other in file.parent.glob("*.ckpt") if other != file]
+    for other in [file, *_by_age(others)]:
+        try:
+            return other, load(other)
+        except UserError as error:
+            print(error)
+    raise UserError(f"No checkpoint in {file.parent} is whole: name one of another run, or start anew.")
+
+
+def _by_age(files: list[Path]) -> list[Path]:
+    return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)

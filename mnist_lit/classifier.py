@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from mnist_lit import UserError
-from mnist_lit.checkpoints import load
+from mnist_lit.checkpoints import load, settings
 from mnist_lit.data import EVAL_BATCH_SIZE, Batch, MNISTDataModule
 from mnist_lit.metrics import Metrics, measure
 from mnist_lit.preprocess import Preprocess
@@ -172,7 +172,10 @@ class DigitClassifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Measure the epoch's steps, as the weights moved, and log it; step a schedule that goes by epochs."""
         self._measure_outputs()
-        self._log(self.metrics.fit)
+        if self.logger:  # before the checkpoint, where Lightning (2.6.6) logs after it: a killed run may lack the point
+            self.logger.log_metrics(self.metrics.fit.compute(), step=self.global_step - 1)
+            self.logger.save()
+        self._log(self.metrics.fit, logger=False)
         schedule, accuracy = self.lr_schedulers(), self.trainer.callback_metrics.get("val/accuracy")
         if isinstance(schedule, ReduceLROnPlateau) and accuracy is not None:
             schedule.step(accuracy)
@@ -203,10 +206,10 @@ class DigitClassifier(LightningModule):
         self.log_dict({f"test/digit_{digit}_accuracy": recall for digit, recall in enumerate(recalls)})
         self.log("step", float(self.last_step))  # which Lightning takes for the x axis, instead of 0
 
-    def _log(self, metrics: MetricCollection) -> None:
+    def _log(self, metrics: MetricCollection, logger: bool = True) -> None:
         # updated in the steps and logged once at the epoch's end: logging in a step costs four times as much
         for tag, metric in metrics.items():
-            self.log(str(tag), metric, prog_bar=str(tag).endswith("accuracy"))
+            self.log(str(tag), metric, prog_bar=str(tag).endswith("accuracy"), logger=logger)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, with OneCycle over all steps (Smith & Topin, Super-Convergence, 2018) or ReduceLROnPlateau."""
@@ -257,6 +260,7 @@ def load_classifier(path: Path) -> tuple[DigitClassifier, dict[str, Any]]:
         UserError: It is no checkpoint, or one that does not say which network it holds.
     """
     checkpoint = load(path)
+    settings(checkpoint, path)
     if "backbone" not in checkpoint.get("hyper_parameters", {}):
         raise UserError(f"{path} does not say which network it holds: it was not saved by mnist-lit fit.")
     model = DigitClassifier.load_from_checkpoint(path, map_location="cpu").eval()

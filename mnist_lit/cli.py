@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from mnist_lit import UserError, __version__
+from mnist_lit.stopping import stoppable
 
 COMMANDS = {
     "fit": ("mnist_lit.runner", "train a network"),
@@ -41,7 +42,7 @@ def main(args: list[str] | None = None) -> None:
     """Run a command line, `sys.argv` by default.
 
     Raises:
-        SystemExit: The command line is at fault, or asked for help.
+        SystemExit: The command line is at fault, or asked for help; or the process was told to end.
     """
     command, *options = (sys.argv[1:] if args is None else args) or ["--help"]
     if command in ("-h", "--help"):
@@ -52,8 +53,12 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(f"mnist-lit: error: there is no command {command!r}; choose from {', '.join(COMMANDS)}.")
     else:
         try:
-            # imported for a command only: torch and Lightning take seconds
-            run: Callable[[list[str]], object] = import_module(COMMANDS[command][0]).main
-            run([command, *options] if COMMANDS[command][0].endswith("runner") else options)
+            with stoppable():
+                # imported for a command only: torch and Lightning take seconds
+                run: Callable[[list[str]], object] = import_module(COMMANDS[command][0]).main
+                run([command, *options] if COMMANDS[command][0].endswith("runner") else options)
         except UserError as error:
             sys.exit(f"mnist-lit: error: {error}")
+        except OSError as error:  # a folder that cannot be written, a full disk
+            named = f"{error.filename}: " if error.filename else ""
+            sys.exit(f"mnist-lit: error: {named}{error.strerror or error}. What was kept before is as it was.")

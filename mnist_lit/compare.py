@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from mnist_lit import UserError
+from mnist_lit import UserError, durable
 from mnist_lit.checkpoints import project_path
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
@@ -158,12 +158,11 @@ def begin(parent: Path, plan: dict[str, Any], resume: bool) -> Path:
     Raises:
         UserError: There is nothing to resume, or nothing with the same plan but for the command that began it.
     """
-    found = {int(path.name[8:]): path for path in parent.glob("version_*") if path.name[8:].isdecimal()}
     if not resume:
-        folder = parent / f"version_{max(found, default=-1) + 1}"
-        folder.mkdir(parents=True)
-        (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
+        folder = parent / f"version_{durable.new_version(parent)}"
+        durable.write(folder / "plan.json", (json.dumps(plan, indent=2) + "\n").encode())
         return folder
+    found = {int(path.name[8:]): path for path in parent.glob("version_*") if path.name[8:].isdecimal()}
     plans = [path / "plan.json" for _, path in sorted(found.items(), reverse=True) if (path / "plan.json").exists()]
     for path in plans:
         begun = json.loads(path.read_text())
@@ -209,7 +208,5 @@ def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> Re
         "environment": describe_environment(fit.trainer.strategy.root_device),
     }
     print(f"{name}, seed {seed}: {100 * result['test_accuracy']:.2f} % of the test images")
-    partial = record.with_suffix(".partial")  # complete under its own name, or not there
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    partial.replace(record)
+    durable.write(record, (json.dumps(result, indent=2) + "\n").encode())
     return result

@@ -1,30 +1,31 @@
 """fit, validate, test and predict: LightningCLI with this project's defaults."""
 
 import json
-import logging
 import os
 import shlex
 import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from mnist_lit import UserError
-from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunRecord, Unprofiled
-from mnist_lit.checkpoints import RandomState, keepers, load, newest
+from mnist_lit import UserError, trust
+from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled
+from mnist_lit.checkpoints import CheckpointIO, load, newest, settings
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.cli import COMMANDS
 from mnist_lit.data import MNISTDataModule
+from mnist_lit.keepers import DivergenceStop, RandomState, keepers
 from mnist_lit.parser import Parser, names_backbone
+from mnist_lit.quiet import hushed
+from mnist_lit.stopping import Stopped
 
 LOGS = "lightning_logs"
 
@@ -34,37 +35,6 @@ USAGE = {
     "test": "--ckpt_path FILE|last|best [OPTION ...]",
     "predict": "--ckpt_path FILE|last|best [OPTION ...]",
 }
-
-HUSHED = (
-    "LightningCLI's args parameter",  # `main` takes its arguments from the command line and from `compare` alike
-    "The '.*' does not have many workers",  # whole batches are indexed in memory: workers would only slow that down
-    "The number of training batches",  # nothing is logged in a step but the learning rate
-    "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
-    "The dirpath has changed from",  # nor does it keep the best score
-    "Be aware that when using `ckpt_path`, callbacks",  # a test keeps no checkpoints
-    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # within Lightning
-    "You called `self.log\\(.*no logger",  # the user asked for none, or the command needs none
-)
-"""Warnings that tell a user nothing to act on, as regular expressions of how they start."""
-
-CHATTER = (
-    "Tip: For seamless",
-    "TPU available",
-    "Loading `train_dataloader` to",
-    "Restoring states from the checkpoint",
-)
-"""What Lightning tells at every run, and nobody needs."""
-
-if not torch.cuda.is_available():
-    # Lightning (2.6.6) sets this, and AdamW then looks for a GPU's driver on the disk at every step (torch 2.15)
-    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-
-# what --trainer.deterministic fills with NaN, before it is written to, takes up to a tenth of a step
-torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-    lambda record: not any(text in record.getMessage() for text in CHATTER)
-)
 
 
 def main(args: list[str]) -> None:
@@ -77,13 +47,8 @@ def main(args: list[str]) -> None:
     cli = run(args)
     last = Path(cli.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
     if cli.subcommand == "fit" and cli.trainer.is_global_zero and cli.trainer.logger and last.exists():
-        options = ["--ckpt_path", str(last)]
-        if cli.datamodule.source == "mnist" and str(cli.datamodule.data_dir) != "data":
-            options += ["--data.data_dir", str(cli.datamodule.data_dir)]
-        prefix = "uv run " if "UV" in os.environ else ""  # uv sets UV in what it runs
-        program = "python -m mnist_lit" if Path(sys.argv[0]).name == "__main__.py" else "mnist-lit"
-        print(f"Next:\n  {prefix}{program} test {shlex.join(options)}")
-        print(f"  {prefix}tensorboard --logdir {os.path.relpath(cli.logs())}")
+        print(f"Next:\n  {cli.command_line('test', last)}")
+        print(f"  {_prefix()}tensorboard --logdir {os.path.relpath(cli.logs())}")
 
 
 def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
@@ -93,9 +58,7 @@ def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
         UserError: What was asked for cannot be done.
         SystemExit: The arguments are at fault, or ask for help; or the process was told to end.
     """
-    with warnings.catch_warnings():
-        for start in HUSHED:
-            warnings.filterwarnings("ignore", start)
+    with hushed():
         try:
             return DigitCLI(
                 DigitClassifier,
@@ -142,11 +105,13 @@ class DigitCLI(LightningCLI):
         return {name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The network where none is named: a checkpoint brings its own, so that testing it needs no configuration.
+        """`--trust`; and the network where none is named, as a checkpoint brings its own: testing it needs no recipe.
 
         Where one is, there is no such default, whose arguments jsonargparse (4.53) would hand on to those of the same
         names.
         """
+        told = "Packages whose classes a checkpoint may name, beside this project's, torch's and torchvision's."
+        parser.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help=told)
         if not self.names_backbone:
             parser.set_defaults({"model.backbone": {"class_path": "mnist_lit.backbones.DS_CNN_V1"}})
 
@@ -166,14 +131,14 @@ class DigitCLI(LightningCLI):
             return
         path = self._find_checkpoint(path)
         checkpoint = load(path)
+        given = self.config[command]
+        # what the user names is the user's to trust
+        trusted = {*given.trust, *trust.foreign([given.model.as_dict(), given.trainer.as_dict()])}
+        remembered = settings(checkpoint, path, trusted)
         self.trained_steps = checkpoint["global_step"]
         is_reference = (self.logs() / "reference").resolve() in path.resolve().parents  # tracked: nothing is added
         if path.parent.name == "checkpoints" and (path.parent.parent / "config.yaml").exists() and not is_reference:
             self.run_folder = path.parent.parent
-        remembered = {
-            part: {name: value for name, value in checkpoint.get(key, {}).items() if not name.startswith("_")}
-            for part, key in {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}.items()
-        }
         unknown = remembered["model"].keys() - vars(self.config[command].model).keys()
         if unknown:
             raise UserError(
@@ -185,6 +150,7 @@ class DigitCLI(LightningCLI):
         begun_with = json.dumps(remembered)
         if command == "fit" and self.run_folder:
             begun_with = str(self.run_folder / "config.yaml")  # all of it, such as the number of epochs
+            trust.check(yaml.safe_load(Path(begun_with).read_text()), Path(begun_with), trusted | {"lightning"})
         ours = [command, f"--config={begun_with}"]
         super().parse_arguments(parser, ours)
         begun = self.config[command]
@@ -208,14 +174,13 @@ class DigitCLI(LightningCLI):
 
     def _find_checkpoint(self, path: str) -> Path:
         if path not in ("last", "best"):
-            if not Path(path).is_file():
-                raise UserError(f"--ckpt_path {path}: there is no such file.")
             return Path(path)
-        options, logs = self.config[self.config.subcommand], self.logs()
+        options, logs, is_fit = self.config[self.config.subcommand], self.logs(), self.config.subcommand == "fit"
         # going on inside a comparison or a search would change it behind its report
-        reported = {logs / "compare", logs / "search"} if self.config.subcommand == "fit" else set()
+        reported = {logs / "compare", logs / "search"} if is_fit else set()
         without = {logs / "reference"} | reported
-        found = newest(path, logs, without, options.model.backbone.class_path if self.names_backbone else None)
+        backbone = options.model.backbone.class_path if self.names_backbone else None
+        found = newest(path, logs, without, backbone, to_resume=is_fit)
         print(f"--ckpt_path {path}: {found}")
         return found
 
@@ -238,13 +203,13 @@ class DigitCLI(LightningCLI):
         """A log in the run's folder: a new run's, or the one that is resumed or tested as it is; none otherwise."""
         options = self.config[self.subcommand].trainer
         if self.subcommand == "fit" and not self.run_folder:
-            return TensorBoardLogger(self.logs(), self._model_name(), default_hp_metric=False)
+            return RunLogger(self.logs(), self._model_name(), default_hp_metric=False)
         whole = options.limit_test_batches is None and not options.fast_dev_run and not options.overfit_batches
         is_test = self.subcommand == "test" and whole and not self.changed
         if not self.run_folder or not (self.subcommand == "fit" or is_test):
             return False
         # what a killed run logged after its checkpoint is purged: it is drawn anew
-        purge_step = (self.trained_steps or None) if self.subcommand == "fit" else None
+        purge_step = self.trained_steps if self.subcommand == "fit" else None
         parent, name = self.run_folder.parent, self.run_folder.name
         return TensorBoardLogger(parent, "", version=name, default_hp_metric=False, purge_step=purge_step)
 
@@ -252,13 +217,10 @@ class DigitCLI(LightningCLI):
         """Add the log and the callbacks that every run has."""
         options = self.config_init[self.subcommand].trainer
         logger = self._logger() if options.logger in (None, True) else options.logger
-        is_new = isinstance(logger, TensorBoardLogger) and not Path(logger.log_dir).exists()
-        given = options.callbacks or []
-        callbacks: list[Callback] = [
-            *(given if isinstance(given, list) else [given]),
-            RunRecord(is_new, self.stands_alone),
-            RandomState(),
-        ]
+        is_new = isinstance(logger, RunLogger)  # which has no folder yet
+        is_new = is_new or (isinstance(logger, TensorBoardLogger) and not Path(logger.log_dir).exists())
+        callbacks = [*_listed(options.callbacks), RunRecord(is_new), RandomState(), DivergenceStop()]
+        kwargs["plugins"] = [*_listed(options.plugins), CheckpointIO()]
         keeps_own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
         if options.enable_progress_bar is not False:
             callbacks.append(ProgressBar(refresh_rate=2))  # times a second
@@ -273,3 +235,36 @@ class DigitCLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder or Path()))
         return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
+
+    def fit(self, **options: Any) -> None:
+        """Fit; where that is broken off, say how it goes on."""
+        try:
+            self.trainer.fit(**options)
+        except Stopped:
+            last = Path(self.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
+            if not self.stands_alone:
+                print("The finished runs are kept; to go on: the same command with --resume")
+            elif self.trainer.logger and last.exists():
+                print(f"The last whole epoch is kept; to go on: {self.command_line('fit', last)}")
+            raise
+
+    def command_line(self, command: str, checkpoint: Path) -> str:
+        """What a user types to go on from the checkpoint of this run."""
+        given = self.config[self.subcommand]
+        options = ["--ckpt_path", str(checkpoint)]
+        if command != "fit" and self.datamodule.source == "mnist" and str(self.datamodule.data_dir) != "data":
+            options += ["--data.data_dir", str(self.datamodule.data_dir)]
+        named = trust.foreign([given.model.as_dict(), given.trainer.as_dict() if command == "fit" else {}])
+        packages = {path.partition(".")[0] for path in named} - {"lightning"}
+        options += ["--trust", *sorted(packages)] if packages else []
+        program = "python -m mnist_lit" if Path(sys.argv[0]).name == "__main__.py" else "mnist-lit"
+        return f"{_prefix()}{program} {command} {shlex.join(options)}"
+
+
+def _prefix() -> str:
+    return "uv run " if "UV" in os.environ else ""  # uv sets UV in what it runs
+
+
+def _listed(given: Any) -> list[Any]:
+    """What a user may give one of, several or none."""
+    return given if isinstance(given, list) else [] if given is None else [given]

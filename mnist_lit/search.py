@@ -12,6 +12,7 @@ import yaml
 
 from mnist_lit import UserError
 from mnist_lit.compare import begin, resolve
+from mnist_lit.keepers import DivergedError
 from mnist_lit.parser import CommandParser
 from mnist_lit.report import describe_environment, markdown
 from mnist_lit.runner import LOGS, run
@@ -105,13 +106,17 @@ def _measure(trial: optuna.Trial, folder: Path, recipe: list[str], seeds: range)
     losses, accuracies = [], []
     for seed in seeds:
         given = ["--trainer.enable_model_summary=false", *recipe, f"--seed_everything={seed}"]
-        fit = run(["fit", *given], folder / f"seed_{seed}")
+        try:
+            fit = run(["fit", *given], folder / f"seed_{seed}")
+        except DivergedError as error:
+            print(error)
+            trial.set_user_attr("accuracy", math.nan)
+            return math.inf
         losses.append(fit.trainer.callback_metrics["val/loss"].item())
         accuracies.append(fit.trainer.callback_metrics["val/accuracy"].item())
     trial.set_user_attr("accuracy", statistics.mean(accuracies))
     trial.set_user_attr("environment", describe_environment(fit.trainer.strategy.root_device))
-    loss = statistics.mean(losses)
-    return math.inf if math.isnan(loss) else loss
+    return statistics.mean(losses)
 
 
 def table(study: optuna.Study) -> str:
@@ -123,7 +128,8 @@ def table(study: optuna.Study) -> str:
         values = [trial.params[name] for name in names]
         shown = [f"{value:.4g}" if isinstance(value, float) else _write(value) for value in values]
         rows.append([str(trial.number), *shown, f"{trial.value:.4f}", f"{100 * trial.user_attrs['accuracy']:.2f}"])
-    return f"{markdown(rows)}\n{trials[0].user_attrs['environment']}\n"
+    environments = [trial.user_attrs.get("environment", "") for trial in trials]  # none of one that diverged
+    return f"{markdown(rows)}\n{max(environments, key=bool)}\n"
 
 
 def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

@@ -44,3 +44,10 @@ def test_what_was_tried_is_ranked_by_validation_and_goes_on(main: Main) -> None:
     assert (json.dumps(config["deskew"]), config["image_size"]) == (best[2], 8)
     with pytest.raises(SystemExit, match="was begun by `mnist-lit search"):
         main(f"{SEARCH} --trials 2 --resume")
+
+
+def test_a_trial_that_diverges_is_ranked_last(main: Main) -> None:
+    main("search recipe.yaml --vary 'model.lr=[1.0e+30, 0.01]' --trials 4 --trainer.max_epochs=1")
+    ranked = rows()
+    assert ranked[0][1] == "0.01"
+    assert ranked[-1][1:] == ["1e+30", "inf", "nan"]

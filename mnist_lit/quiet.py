@@ -1,0 +1,49 @@
+"""What Lightning and torch say or do at every run, and nobody needs."""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+HUSHED = (
+    "LightningCLI's args parameter",  # `main` takes its arguments from the command line and from `compare` alike
+    "The '.*' does not have many workers",  # whole batches are indexed in memory: workers would only slow that down
+    "The number of training batches",  # nothing is logged in a step but the learning rate
+    "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
+    "The dirpath has changed from",  # nor does it keep the best score
+    "Be aware that when using `ckpt_path`, callbacks",  # a test keeps no checkpoints
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # within Lightning
+    "You called `self.log\\(.*no logger",  # the user asked for none, or the command needs none
+)
+"""Warnings that tell a user nothing to act on, as regular expressions of how they start."""
+
+CHATTER = (
+    "Tip: For seamless",
+    "TPU available",
+    "Loading `train_dataloader` to",
+    "Restoring states from the checkpoint",
+)
+"""What Lightning tells at every run, and nobody needs."""
+
+if not torch.cuda.is_available():
+    # Lightning (2.6.6) sets this, and AdamW then looks for a GPU's driver on the disk at every step (torch 2.15)
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
+# what --trainer.deterministic fills with NaN, before it is written to, takes up to a tenth of a step
+torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+    lambda record: not any(text in record.getMessage() for text in CHATTER)
+)
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Without the warnings that tell a user nothing to act on."""
+    with warnings.catch_warnings():
+        for start in HUSHED:
+            warnings.filterwarnings("ignore", start)
+        yield
