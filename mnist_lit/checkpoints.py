@@ -2,11 +2,13 @@
 
 import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -16,6 +18,12 @@ SEAL = b"sha256:"
 """What stands before the checksum (64 hexadecimal digits) at the end of a checkpoint's file."""
 
 SEAL_SIZE = len(SEAL) + 64
+
+SETTINGS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
+"""Where a checkpoint holds what the classifier and the data module were given."""
+
+INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+"""By what LightningCLI has Lightning build them again."""
 
 
 class CheckpointIO(TorchCheckpointIO):
@@ -97,23 +105,52 @@ def load(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(member.compress_type for member in archive.infolist()):  # torch.save compresses nothing
-                raise ValueError("compressed")
-        checkpoint = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except Exception as error:  # zipfile and torch raise whatever the bytes lead them to
+        checkpoint = (_unpack if Path(path).suffix == ".safetensors" else _unpickle)(content)
+    except Exception as error:  # zipfile, torch and safetensors raise whatever the bytes lead them to
         raise UserError(f"{path} is not a checkpoint: damaged, or more than weights and plain values.") from error
-    kinds = {"state_dict": dict, "global_step": int, "hyper_parameters": dict, "datamodule_hyper_parameters": dict}
+    kinds = {"state_dict": dict, "global_step": int} | dict.fromkeys(SETTINGS.values(), dict)
     if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
         raise UserError(f"{path} is not a checkpoint that mnist-lit has saved.")
     if not all(isinstance(checkpoint.get(key, kind()), kind) for key, kind in kinds.items()):
         raise UserError(f"{path} is not a checkpoint that mnist-lit has saved.")
-    if not _is_whole(content, checkpoint):
+    if Path(path).suffix != ".safetensors" and not _is_whole(content, checkpoint):
         raise UserError(f"{path} is damaged: it is not what was saved, by its checksum.")
     return checkpoint
 
 
-def settings(checkpoint: dict[str, Any], path: Path, trusted: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+def _unpickle(content: bytes) -> Any:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if any(member.compress_type for member in archive.infolist()):  # torch.save compresses nothing: a bomb
+            raise ValueError("compressed")
+    return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+
+
+def pack(checkpoint: dict[str, Any]) -> bytes:
+    """A checkpoint's weights and settings, without what a resumed run needs, as a safetensors file."""
+    weights = {name: tensor.contiguous() for name, tensor in checkpoint["state_dict"].items()}
+    kept = ("global_step", "pytorch-lightning_version", *SETTINGS.values())
+    text = json.dumps({key: checkpoint[key] for key in kept if key in checkpoint})
+    data = _header_and_data(safetensors.torch.save(weights))[1]
+    checksum = hashlib.sha256(text.encode() + data).hexdigest()
+    return safetensors.torch.save(weights, {"format": "pt", "mnist_lit": text, "sha256": checksum})
+
+
+def _unpack(content: bytes) -> dict[str, Any]:
+    """What `pack` has packed."""
+    header, data = _header_and_data(content)
+    told = header["__metadata__"]
+    if hashlib.sha256(told["mnist_lit"].encode() + data).hexdigest() != told["sha256"]:
+        raise ValueError("altered")
+    checkpoint: dict[str, Any] = json.loads(told["mnist_lit"])
+    return checkpoint | {"state_dict": safetensors.torch.load(content)}
+
+
+def _header_and_data(content: bytes) -> tuple[dict[str, Any], bytes]:
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
+def settings(checkpoint: dict[str, Any], path: str | Path, trusted: Collection[str] = ()) -> dict[str, dict[str, Any]]:
     """What the classifier ("model") and the data module ("data") of a checkpoint were given.
 
     Args:
@@ -124,10 +161,10 @@ def settings(checkpoint: dict[str, Any], path: Path, trusted: Collection[str] = 
     Raises:
         UserError: It names others.
     """
-    keys = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
-    given = {part: dict(checkpoint.get(key, {})) for part, key in keys.items()}
+    given = {part: dict(checkpoint.get(key, {})) for part, key in SETTINGS.items()}
     for values in given.values():
-        values.pop("_instantiator", None)
+        if values.pop("_instantiator", INSTANTIATOR) != INSTANTIATOR:
+            raise UserError(f"{path} would be built by something else than LightningCLI (_instantiator): not trusted.")
     trust.check(given, path, trusted)
     return {
         part: {name: value for name, value in values.items() if not str(name).startswith("_")}

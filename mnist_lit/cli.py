@@ -1,5 +1,6 @@
 """The command line: which commands there are, and how a user's mistake is told."""
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -15,6 +16,7 @@ COMMANDS = {
     "compare": ("mnist_lit.compare", "train and test several recipes; a table and the curves"),
     "search": ("mnist_lit.search", "try other values of a recipe's options, as Optuna proposes them"),
     "robustness": ("mnist_lit.robustness", "accuracy of checkpoints on distorted test images"),
+    "publish": ("mnist_lit.publish", "write a checkpoint's weights as safetensors"),
     "benchmark": ("mnist_lit.benchmark", "training speed beside other ways to train"),
 }
 """Each command's module, which has a `main(args)`, and what it does."""
@@ -60,5 +62,5 @@ def main(args: list[str] | None = None) -> None:
         except UserError as error:
             sys.exit(f"mnist-lit: error: {error}")
         except OSError as error:  # a folder that cannot be written, a full disk
-            named = f"{error.filename}: " if error.filename else ""
+            named = f"{os.fsdecode(error.filename)}: " if error.filename else ""
             sys.exit(f"mnist-lit: error: {named}{error.strerror or error}. What was kept before is as it was.")

@@ -35,15 +35,20 @@ class RandomState(Callback):
     Lightning's checkpoints (2.6.6) hold no state of the generators. To be deleted when they do.
     """
 
+    at_setup: dict[str, Any] | None = None
+    """The states before the first step, for Lightning draws when it makes an iterator, before it restores a run."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the states."""
+        self.at_setup = _random_states()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have the states noted that are."""
+        self.at_setup = None
+
     def state_dict(self) -> dict[str, Any]:
         """The states of the generators: torch's, which shuffle, distort and drop out, Python's and numpy's."""
-        kind, keys, *rest = np.random.get_state()  # noqa: NPY002, what seed_everything seeds
-        return {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all(),
-            "python": random.getstate(),
-            "numpy": (kind, torch.from_numpy(keys), *rest),
-        }
+        return self.at_setup or _random_states()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Set the generators, as many as there were."""
@@ -53,7 +58,17 @@ class RandomState(Callback):
         if "python" in state_dict:  # not in the first checkpoints of this project
             random.setstate(state_dict["python"])
             kind, keys, *rest = state_dict["numpy"]
-            np.random.set_state((kind, keys.numpy(), *rest))  # noqa: NPY002
+            np.random.set_state((kind, keys.numpy(), *rest))  # noqa: NPY002, what seed_everything seeds
+
+
+def _random_states() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys), *rest),
+    }
 
 
 class DivergedError(UserError):
@@ -136,6 +151,7 @@ class Keeper(ModelCheckpoint):
         folder = Path(self.dirpath or "")
         state = _with_paths(state_dict, lambda path: str(folder / Path(path).name))
         super().load_state_dict(state | {"dirpath": self.dirpath})
+        self.current_score = state["current_score"]  # which Lightning's (2.6.6) forgets
 
 
 def _with_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -42,8 +43,18 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Without the warnings that tell a user nothing to act on."""
-    with warnings.catch_warnings():
-        for start in HUSHED:
-            warnings.filterwarnings("ignore", start)
-        yield
+    """Without the warnings that tell a user nothing to act on, nor a traceback of what is told without."""
+    before = threading.excepthook
+
+    def tell(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, OSError):  # TensorBoard's thread hands these on to the run
+            before(args)
+
+    threading.excepthook = tell
+    try:
+        with warnings.catch_warnings():
+            for start in HUSHED:
+                warnings.filterwarnings("ignore", start)
+            yield
+    finally:
+        threading.excepthook = before

@@ -132,6 +132,8 @@ class DigitCLI(LightningCLI):
         path = self._find_checkpoint(path)
         checkpoint = load(path)
         given = self.config[command]
+        if command == "fit" and "optimizer_states" not in checkpoint:
+            raise UserError(f"{path} holds weights alone, from which no run can go on.")
         # what the user names is the user's to trust
         trusted = {*given.trust, *trust.foreign([given.model.as_dict(), given.trainer.as_dict()])}
         remembered = settings(checkpoint, path, trusted)

@@ -18,7 +18,7 @@ def foreign(settings: Any) -> set[str]:
     return {text for text in _texts(settings) if _is_import_path(text) and text.partition(".")[0] not in PACKAGES}
 
 
-def check(settings: Any, source: Path, trusted: Collection[str]) -> None:
+def check(settings: Any, source: str | Path, trusted: Collection[str]) -> None:
     """Refuse settings that would have Python import what is not trusted.
 
     Args:
