@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import MNIST
 
-from mnist_lit import UserError, idx
+from mnist_lit import UserError, durable, idx
 
 Batch = tuple[Tensor, Tensor]
 """Images, uint8 (N, 1, 28, 28), or in training float as they are prepared (N, 1, H, W), and labels, int64 (N,)."""
@@ -71,21 +71,26 @@ class MNISTDataModule(LightningDataModule):
         if self.source == "sample":
             return
         missing = [name for name in idx.OFFICIAL if idx.find(self.data_dir, name) is None]
-        if missing:
-            raw = self.data_dir / "MNIST" / "raw"
-            new = [folder for folder in (raw, *raw.parents) if not folder.exists()]
-            try:
-                MNIST(str(self.data_dir), download=True)
-            except (RuntimeError, OSError) as error:
-                for folder in new:
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()  # unless something was downloaded
-                why = str(error).splitlines()[0].rstrip(":")
-                raise UserError(
-                    f"{missing[0]} is missing in {self.data_dir} and could not be downloaded ({why}): put the four "
-                    "official MNIST files there, name their folder with --data.data_dir, or use --data.source sample, "
-                    "which needs no download."
-                ) from error
+        if not missing:
+            return
+        raw = self.data_dir / "MNIST" / "raw"
+        new = [folder for folder in (raw, *raw.parents) if not folder.exists()]
+        try:
+            raw.mkdir(parents=True, exist_ok=True)
+            with durable.locked(raw):
+                for name in missing:
+                    if idx.find(self.data_dir, name) is None:  # or another process has downloaded it meanwhile
+                        idx.download(self.data_dir, name, MNIST.mirrors)
+        except OSError as error:
+            raise UserError(
+                f"{missing[0]} is missing in {self.data_dir} and could not be downloaded ({error}): put the four "
+                "official MNIST files there, name their folder with --data.data_dir, or use --data.source sample, "
+                "which needs no download."
+            ) from error
+        finally:
+            for folder in new:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # unless something was downloaded
 
     def setup(self, stage: str) -> None:
         """Read the splits that the stage needs, verified, onto the training device.

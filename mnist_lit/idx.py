@@ -2,13 +2,17 @@
 
 import gzip
 import hashlib
+import http.client
+import urllib.error
+import urllib.request
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnist_lit import UserError
+from mnist_lit import UserError, durable
 
 
 class OfficialFile(NamedTuple):
@@ -26,11 +30,17 @@ OFFICIAL = {
 }
 
 
+TIMEOUT_S = 30.0
+"""Seconds without a byte after which a download is given up."""
+
+
 def find(folder: Path, name: str) -> Path | None:
     """The official file of that name, unpacked or .gz: where torchvision puts it, or directly in the folder."""
     layouts = (folder / "MNIST" / "raw", folder / "raw", folder)
     candidates = (layout / file for layout in layouts for file in (name, name + ".gz"))
-    return next((path for path in candidates if path.is_file()), None)
+    found = [path for path in candidates if path.is_file()]
+    whole = (path for path in found if path.suffix == ".gz" or path.stat().st_size == OFFICIAL[name].size)
+    return next(whole, found[0] if found else None)  # passes over what was not unpacked to its end
 
 
 def read(folder: Path, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -63,6 +73,35 @@ def read(folder: Path, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if checksum != official.md5:
         raise _damaged(path, f"its MD5 is {checksum}, not {official.md5}")
     return np.frombuffer(bytearray(content), dtype=np.uint8, offset=4 * (1 + axes)).reshape(shape)
+
+
+def download(folder: Path, name: str, mirrors: Iterable[str]) -> None:
+    """Download the official file of that name to where torchvision puts it, unpacked; only a whole one gets there.
+
+    Args:
+        folder: The folder of the data.
+        name: The file's name.
+        mirrors: Addresses to try, each up to the name.
+
+    Raises:
+        OSError: No mirror has it, or it cannot be written.
+    """
+    reason = "there is no mirror"
+    for mirror in mirrors:
+        print(f"Downloading {name} from {mirror}")
+        try:
+            with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=TIMEOUT_S) as answer:
+                content = gzip.GzipFile(fileobj=answer).read(OFFICIAL[name].size + 1)  # and no more, whatever comes
+        except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
+            reason = f"{mirror}: {error}"
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            continue
+        if md5(content) == OFFICIAL[name].md5:
+            durable.write(folder / "MNIST" / "raw" / name, content)
+            return
+        reason = f"{mirror} has another file"
+    raise OSError(reason)
 
 
 def md5(content: bytes) -> str:

@@ -1,15 +1,36 @@
 """How the options of a command are read, and how a mistake in them is told."""
 
 import argparse
+import difflib
+import inspect
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mnist_lit import augment, backbones
+from mnist_lit import UserError, augment, backbones
+from mnist_lit.classifier import DigitClassifier
+from mnist_lit.data import MNISTDataModule
+
+_PARTS: dict[str, Callable[..., object]] = {"model": DigitClassifier, "data": MNISTDataModule, "trainer": Trainer}
+
+_BOUNDS: dict[str, tuple[float, float, str]] = {
+    "seed_everything": (0, 2**32 - 1, "from 0 to 4294967295"),
+    "trainer.accumulate_grad_batches": (1, 2**31, "1 or more"),
+    "trainer.check_val_every_n_epoch": (1, 2**31, "1 or more"),
+    "trainer.gradient_clip_val": (0, float("inf"), "0 or more"),
+    "trainer.log_every_n_steps": (0, 2**31, "0 or more"),
+    "trainer.num_nodes": (1, 2**31, "1 or more"),
+    "trainer.num_sanity_val_steps": (-1, 2**31, "-1 (all) or more"),
+}
+"""The numbers that Lightning (2.6.6) takes as they are, and fails on later."""
 
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|\n|$)")
 
@@ -72,12 +93,51 @@ def names_backbone(args: list[str]) -> bool:
     return False
 
 
+def check(options: Namespace) -> None:
+    """Refuse what Lightning (2.6.6) would answer with a traceback, or without a word on the option.
+
+    Raises:
+        UserError: A number is out of its bounds, or the accelerator is not there.
+    """
+    for key, (low, high, told) in _BOUNDS.items():
+        value = options[key]
+        if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:
+            raise UserError(f"--{key} must be {told}, not {value}.")
+    accelerator = options.trainer.accelerator
+    if isinstance(accelerator, str) and accelerator != "auto":
+        names = sorted({*AcceleratorRegistry.available_accelerators(), "gpu"})
+        if accelerator not in names:
+            raise UserError(f"--trainer.accelerator takes auto or {' or '.join(names)}, not {accelerator}.")
+        own = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
+        if not any(AcceleratorRegistry[name]["accelerator"].is_available() for name in own):
+            raise UserError(f"--trainer.accelerator {accelerator}: there is none here; give auto or cpu.")
+
+
+def _choice(option: str) -> str:
+    """What there is in an option's place."""
+    part, _, name = option.partition("=")[0].lstrip("-").rpartition(".")
+    if part in _PARTS:
+        known = list(inspect.signature(_PARTS[part]).parameters)
+        near = difflib.get_close_matches(name, known)
+        if near or len(known) < 20:
+            return f"; --{part} takes {', '.join(near or known)}"
+    elif option.isidentifier():  # of what is nested deeper, only the end is known
+        own = {"backbone": backbones.DS_CNN_V1, "augment": augment.RandomAffineBatch}
+        return "".join(f"; --model.{key}: {', '.join(inspect.signature(kind).parameters)}" for key, kind in own.items())
+    return ""
+
+
 def _one_line(message: str) -> str:
     """The message of jsonargparse, which may span lines and show Python's names of types, in a line for a person."""
     key = re.match(r'Parser key "(.+?)":', message)
     value = re.search(r"(?:Got value:|Given value:|class_path|import path string:) '?([^'\n]*)", message)
     if message.startswith(("unrecognized arguments", "Subcommand", "Option")):
-        return f"{' '.join(message.split())}; mnist-lit COMMAND --help lists what there is."
+        unknown = re.search(r"(?:arguments: |option '|Option ')([^\s']+)", message)
+        choice = _choice(unknown[1]) if unknown else ""
+        return f"{' '.join(message.split())}{choice}; mnist-lit COMMAND --help lists what there is."
+    other = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message)
+    if key and other:
+        return f"--{key[1]} takes a class that is a {other[2]}, which {other[1]} is not."
     if not (key and value):
         return re.sub(r'^Parser key "(.+?)":', r"--\1:", " ".join(message.split()))
     if key[1] in ("model.backbone", "model.augment") and "path" in message:

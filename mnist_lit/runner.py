@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -23,7 +24,7 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.cli import COMMANDS
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
-from mnist_lit.parser import Parser, names_backbone
+from mnist_lit.parser import Parser, check, names_backbone
 from mnist_lit.quiet import hushed
 from mnist_lit.stopping import Stopped
 
@@ -77,6 +78,11 @@ def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
             )
         except MisconfigurationException as error:  # Lightning's word for what the user asked of the Trainer
             raise UserError(" ".join(str(error).split())) from error
+        except (MemoryError, RuntimeError) as error:
+            if "allocate memory" not in str(error) and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+                raise
+            told = "a smaller --data.batch_size or --model.image_size needs less"
+            raise UserError(f"There is not enough memory: {told}.") from error
         except SIGTERMException as error:
             raise SystemExit(128 + signal.SIGTERM) from error  # Lightning's (2.6.6) has the exit code of success
 
@@ -122,8 +128,12 @@ class DigitCLI(LightningCLI):
             UserError: The checkpoint is not to be had, a run to be resumed would go on with other options, or images
                 that were trained on would be measured on.
         """
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except UnicodeDecodeError as error:
+            raise UserError(f"--config: that is no text ({error}).") from error
         command = self.config.subcommand
+        check(self.config[command])
         path = self.config[command].ckpt_path
         if path is None:
             if command != "fit":
@@ -236,12 +246,27 @@ class DigitCLI(LightningCLI):
             kwargs["profiler"] = Unprofiled()
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder or Path()))
-        return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
+        except (TypeError, ValueError) as error:  # Lightning's words for what the user asked of it
+            raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
+
+    def instantiate_classes(self) -> None:
+        """Build all, with a mistake in an argument told as by the class itself, not as jsonargparse (4.53) wraps it."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            causes = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
+            raise UserError(causes[0] if causes else " ".join(str(error).split())) from error
 
     def fit(self, **options: Any) -> None:
         """Fit; where that is broken off, say how it goes on."""
         try:
             self.trainer.fit(**options)
+        except ValueError as error:
+            if "val_check_interval" not in str(error):  # which Lightning compares to the batches when it has the data
+                raise
+            raise UserError(" ".join(str(error).split())) from error
         except Stopped:
             last = Path(self.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
             if not self.stands_alone:

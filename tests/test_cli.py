@@ -377,6 +377,25 @@ class Terminate(Callback):
         ("fit --data.seeed=1", "--data.seeed"),
         ("fit --trainer.max_epochs=many", "--trainer.max_epochs takes int, not many"),
         ("fit --trainer.max_epochs=-1", "needs an end"),
+        ("fit --model.momentum=2", "--model takes backbone, augment, image_size"),
+        ("fit --model.backbone.momentum=2", "--model.backbone: dilation, dropout"),
+        ("fit --model.backbone=torch.optim.SGD", "--model.backbone takes a class that is a Module"),
+        ("fit --model.image_size=-3", "--model.image_size must be 8 or more"),
+        (
+            "fit --model.image_size=99999",
+            "There is not enough memory: a smaller --data.batch_size",
+        ),
+        ("fit --model.augment=RandomAffineBatch --model.augment.degrees=-3", "takes degrees and translate from 0 up"),
+        ("fit --data.batch_sise=3", "--data takes batch_size"),
+        ("fit --data.val_size=300", "--data.val_size 300 leaves nothing to train or validate on: there are 300 images"),
+        ("fit --trainer.accelerator=quantum", "--trainer.accelerator takes auto or"),
+        ("fit --trainer.devices=-5", "--trainer: `devices` selected with `CPUAccelerator` should be an int > 0"),
+        ("fit --trainer.maxepochs=3", "--trainer takes max_epochs"),
+        ("fit --trainer.accumulate_grad_batches=0", "--trainer.accumulate_grad_batches must be 1 or more"),
+        ("fit --trainer.strategy=foo", "--trainer: You selected an invalid strategy"),
+        ("fit --trainer.val_check_interval=1000", "`val_check_interval` (1000) must be less than or equal to"),
+        ("fit --seed_everything=-1", "--seed_everything must be from 0 to 4294967295"),
+        ("fit --config=data/MNIST/raw/t10k-images-idx3-ubyte.gz", "--config: that is no text"),
         ("fit --config=nowhere.yaml", "--config: File does not exist"),
         ("fit --config=broken.yaml", "Problems parsing config"),
         ("fit --config=unknown.yaml", "model.lrr"),
@@ -430,6 +449,12 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
         "unknown.yaml",
     ]
     assert not list(Path("lightning_logs").rglob("*.*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    told = error(main, "fit --trainer.accelerator=gpu", capsys)
+    assert "--trainer.accelerator gpu: there is none here; give auto or cpu." in told
 
 
 def test_a_run_that_fails_before_it_begins_leaves_no_folder(

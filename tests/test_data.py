@@ -1,10 +1,19 @@
 import gzip
+import http.server
+import re
 import shutil
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+import torchvision
+from commands import drop_capabilities, finish, start
+from conftest import SMALL
 
 from mnist_lit import UserError, idx
 from mnist_lit.data import MNISTDataModule
@@ -115,6 +124,101 @@ def test_a_missing_file_without_a_network_is_one_line(
     message = str(error.value)
     assert "\n" not in message
     assert all(part in message for part in (f"{NAMES[2]} is missing in {folder}", "--data.source sample"))
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Serves the files of a folder, as `fault` says."""
+
+    folder = Path()
+    fault = ""
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        Mirror.asked.append(self.path)
+        content = (self.folder / self.path[1:]).read_bytes()
+        self.send_response(404 if self.fault == "missing" else 200)
+        self.end_headers()
+        if self.fault == "stalls":
+            self.wfile.write(content[:100])
+            time.sleep(2)
+        elif self.fault != "missing":
+            self.wfile.write(content[: 100 if self.fault == "torn" else None] if self.fault != "other" else b"<html>")
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def mirror(tiny_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a mirror of the tiny MNIST."""
+    monkeypatch.setattr(Mirror, "folder", tiny_mnist / "MNIST" / "raw")
+    monkeypatch.setattr(Mirror, "asked", [])
+    monkeypatch.setattr(idx, "TIMEOUT_S", 0.5)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [address])
+        yield address
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("mirror")
+def test_what_is_missing_is_downloaded(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / f"{NAMES[0]}.partial").write_bytes(b"of a download that was killed")
+    assert len(prepared("test", data_dir=str(tmp_path)).splits["test"]) == 100
+    assert sorted(path.name for path in raw.iterdir()) == sorted(NAMES)
+    prepared("test", data_dir=str(tmp_path))
+    assert len(Mirror.asked) == 4
+
+
+@pytest.mark.usefixtures("mirror")
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [("stalls", "timed out"), ("missing", "404"), ("torn", "ended before"), ("other", "Not a gzipped file")],
+)
+def test_a_download_that_fails_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+) -> None:
+    monkeypatch.setattr(Mirror, "fault", fault)
+    with pytest.raises(UserError) as error:
+        prepared(data_dir=str(tmp_path / "data"))
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(Mirror, "fault", "")
+    prepared("test", data_dir=str(tmp_path / "data"))  # the next run just works
+
+
+def use_mirror(address: str) -> None:
+    torchvision.datasets.MNIST.mirrors = [address]
+
+
+def test_two_processes_prepare_one_folder(mirror: str, tmp_path: Path) -> None:
+    args = ["fit", *SMALL, "--trainer.max_epochs=1", "--trainer.logger=false", f"--data.data_dir={tmp_path / 'data'}"]
+    folders = [tmp_path / str(number) for number in range(3)]
+    for folder in folders:
+        folder.mkdir()
+    for process in [start(folder, args, partial(use_mirror, mirror)) for folder in folders]:
+        assert finish(process) == 0
+    assert len(Mirror.asked) == 4
+    assert sorted(path.name for path in (tmp_path / "data" / "MNIST" / "raw").iterdir()) == sorted(NAMES)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(mirror: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir(mode=0o555)
+    args = ["fit", *SMALL, f"--data.data_dir={tmp_path / 'mine' / 'data'}"]
+    assert finish(start(tmp_path, args, partial(use_mirror, mirror), drop_capabilities)) == 1
+    told = (tmp_path / "err").read_text()
+    assert re.search("error: .* could not be downloaded .*Permission denied.*name their folder with", told)
+    assert "Traceback" not in told
+
+
+def test_what_was_not_unpacked_to_its_end_is_passed_over(tiny_mnist: Path, tmp_path: Path) -> None:
+    folder = copies(tiny_mnist, tmp_path, unpack=False)
+    (folder / NAMES[2]).write_bytes(b"torn")
+    assert len(prepared("test", data_dir=str(folder)).splits["test"]) == 100
 
 
 @pytest.mark.parametrize("val_size", [0, -5, 300, 5_000])

@@ -95,7 +95,10 @@ def state(folder: Path) -> tuple[dict[str, Any], dict[str, list[tuple[int, float
     """All that a run ends with: its last checkpoint and its curves."""
     last = only(folder, "last.ckpt")
     assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
-    return load(last), curves(last.parent.parent)
+    checkpoint = load(last)
+    # how often Lightning has called the schedule's step, which for "plateau" is after the checkpoint, to no effect
+    del checkpoint["loops"]["fit_loop"]["epoch_loop.scheduler_progress"]
+    return checkpoint, curves(last.parent.parent)
 
 
 def err(folder: Path) -> str:
@@ -110,7 +113,7 @@ def err(folder: Path) -> str:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_killed_run_goes_on_exactly(recipe: str, fit: list[str], tmp_path: Path, tell: Tell) -> None:
     more, setup = RECIPES[recipe]
-    args = ["fit", f"--config={CONFIGS / recipe.strip()}.yaml", *fit[1:], *more]
+    args = ["fit", f"--config={CONFIGS / recipe.strip()}.yaml", *fit[1:], "--trainer.max_epochs=8", *more]
     whole = tmp_path / "whole"
     whole.mkdir()
     assert finish(start(whole, ["fit", "--print_config"])) == 0  # the first process takes as long as the imports
@@ -118,18 +121,18 @@ def test_a_killed_run_goes_on_exactly(recipe: str, fit: list[str], tmp_path: Pat
     assert finish(start(whole, args, *setup)) == 0, err(whole)
     takes = time.monotonic() - begun
     moments = random.Random(recipe)
-    steps = []
+    steps: list[int | None] = []
     for number in range(KILLS):
         killed = tmp_path / str(number)
         killed.mkdir()
         process = start(killed, args, *setup)
-        time.sleep(moments.uniform(0.2, 1.0) * takes)
+        time.sleep(moments.uniform(0.3, 1.0) * takes)
         kill(process)
         kept = list(killed.rglob("last.ckpt"))
         steps.append(load(kept[0])["global_step"] if kept else None)
         assert finish(start(killed, ["fit", "--ckpt_path=last"] if kept else args, *setup)) == 0, err(killed)
         run = only(killed, "last.ckpt").parent.parent if kept else max(killed.rglob("version_*"))
-        assert differences(state(run), state(whole)) == []
+        assert differences(state(run), state(whole)) == [], steps
     tell(f"{recipe}: killed {KILLS} times, resumed from steps {steps}: all {KILLS} bitwise equal, curves too")
 
 
