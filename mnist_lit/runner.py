@@ -162,7 +162,10 @@ class DigitCLI(LightningCLI):
         begun_with = json.dumps(remembered)
         if command == "fit" and self.run_folder:
             begun_with = str(self.run_folder / "config.yaml")  # all of it, such as the number of epochs
-            trust.check(yaml.safe_load(Path(begun_with).read_text()), Path(begun_with), trusted | {"lightning"})
+            try:
+                trust.check(yaml.safe_load(Path(begun_with).read_text()), begun_with, trusted | {"lightning"})
+            except (UnicodeDecodeError, yaml.YAMLError) as error:
+                raise UserError(f"{begun_with} is not a recipe: nothing but plain values may be in one.") from error
         ours = [command, f"--config={begun_with}"]
         super().parse_arguments(parser, ours)
         begun = self.config[command]
