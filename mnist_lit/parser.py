@@ -10,27 +10,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mnist_lit import UserError, augment, backbones
+from mnist_lit import augment, backbones
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
 
 _PARTS: dict[str, Callable[..., object]] = {"model": DigitClassifier, "data": MNISTDataModule, "trainer": Trainer}
-
-_BOUNDS: dict[str, tuple[float, float, str]] = {
-    "seed_everything": (0, 2**32 - 1, "from 0 to 4294967295"),
-    "trainer.accumulate_grad_batches": (1, 2**31, "1 or more"),
-    "trainer.check_val_every_n_epoch": (1, 2**31, "1 or more"),
-    "trainer.gradient_clip_val": (0, float("inf"), "0 or more"),
-    "trainer.log_every_n_steps": (0, 2**31, "0 or more"),
-    "trainer.num_nodes": (1, 2**31, "1 or more"),
-    "trainer.num_sanity_val_steps": (-1, 2**31, "-1 (all) or more"),
-}
-"""The numbers that Lightning (2.6.6) takes as they are, and fails on later."""
 
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|\n|$)")
 
@@ -91,26 +78,6 @@ def names_backbone(args: list[str]) -> bool:
         if isinstance(recipe, dict) and isinstance(recipe.get("model"), dict) and "backbone" in recipe["model"]:
             return True
     return False
-
-
-def check(options: Namespace) -> None:
-    """Refuse what Lightning (2.6.6) would answer with a traceback, or without a word on the option.
-
-    Raises:
-        UserError: A number is out of its bounds, or the accelerator is not there.
-    """
-    for key, (low, high, told) in _BOUNDS.items():
-        value = options[key]
-        if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:
-            raise UserError(f"--{key} must be {told}, not {value}.")
-    accelerator = options.trainer.accelerator
-    if isinstance(accelerator, str) and accelerator != "auto":
-        names = sorted({*AcceleratorRegistry.available_accelerators(), "gpu"})
-        if accelerator not in names:
-            raise UserError(f"--trainer.accelerator takes auto or {' or '.join(names)}, not {accelerator}.")
-        own = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
-        if not any(AcceleratorRegistry[name]["accelerator"].is_available() for name in own):
-            raise UserError(f"--trainer.accelerator {accelerator}: there is none here; give auto or cpu.")
 
 
 def _choice(option: str) -> str:

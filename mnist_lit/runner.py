@@ -3,19 +3,15 @@
 import json
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mnist_lit import UserError, trust
 from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled
@@ -24,7 +20,8 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.cli import COMMANDS
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
-from mnist_lit.parser import Parser, check, names_backbone
+from mnist_lit.mistakes import check, told
+from mnist_lit.parser import Parser, names_backbone
 from mnist_lit.quiet import hushed
 from mnist_lit.stopping import Stopped
 
@@ -48,7 +45,7 @@ def main(args: list[str]) -> None:
     cli = run(args)
     last = Path(cli.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
     if cli.subcommand == "fit" and cli.trainer.is_global_zero and cli.trainer.logger and last.exists():
-        print(f"Next:\n  {cli.command_line('test', last)}")
+        print(f"Next:\n  {_next(cli, 'test', last)}")
         print(f"  {_prefix()}tensorboard --logdir {os.path.relpath(cli.logs())}")
 
 
@@ -59,32 +56,22 @@ def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
         UserError: What was asked for cannot be done.
         SystemExit: The arguments are at fault, or ask for help; or the process was told to end.
     """
-    with hushed():
-        try:
-            return DigitCLI(
-                DigitClassifier,
-                MNISTDataModule,
-                folder=folder,
-                args=args,
-                parser_class=Parser,
-                parser_kwargs={
-                    name: {"usage": f"mnist-lit {name} {usage}", "description": COMMANDS[name][1].capitalize() + "."}
-                    for name, usage in USAGE.items()
-                },
-                seed_everything_default=42,
-                trainer_defaults={"max_epochs": 15, "devices": 1, "deterministic": "warn"},
-                save_config_kwargs={"overwrite": True},  # a second run may be given the first one's folder
-                auto_configure_optimizers=False,
-            )
-        except MisconfigurationException as error:  # Lightning's word for what the user asked of the Trainer
-            raise UserError(" ".join(str(error).split())) from error
-        except (MemoryError, RuntimeError) as error:
-            if "allocate memory" not in str(error) and not isinstance(error, MemoryError | torch.OutOfMemoryError):
-                raise
-            told = "a smaller --data.batch_size or --model.image_size needs less"
-            raise UserError(f"There is not enough memory: {told}.") from error
-        except SIGTERMException as error:
-            raise SystemExit(128 + signal.SIGTERM) from error  # Lightning's (2.6.6) has the exit code of success
+    with hushed(), told():
+        return DigitCLI(
+            DigitClassifier,
+            MNISTDataModule,
+            folder=folder,
+            args=args,
+            parser_class=Parser,
+            parser_kwargs={
+                name: {"usage": f"mnist-lit {name} {usage}", "description": COMMANDS[name][1].capitalize() + "."}
+                for name, usage in USAGE.items()
+            },
+            seed_everything_default=42,
+            trainer_defaults={"max_epochs": 15, "devices": 1, "deterministic": "warn"},
+            save_config_kwargs={"overwrite": True},  # a second run may be given the first one's folder
+            auto_configure_optimizers=False,
+        )
 
 
 class DigitCLI(LightningCLI):
@@ -128,10 +115,7 @@ class DigitCLI(LightningCLI):
             UserError: The checkpoint is not to be had, a run to be resumed would go on with other options, or images
                 that were trained on would be measured on.
         """
-        try:
-            super().parse_arguments(parser, args)
-        except UnicodeDecodeError as error:
-            raise UserError(f"--config: that is no text ({error}).") from error
+        super().parse_arguments(parser, args)
         command = self.config.subcommand
         check(self.config[command])
         path = self.config[command].ckpt_path
@@ -254,41 +238,30 @@ class DigitCLI(LightningCLI):
         except (TypeError, ValueError) as error:  # Lightning's words for what the user asked of it
             raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
 
-    def instantiate_classes(self) -> None:
-        """Build all, with a mistake in an argument told as by the class itself, not as jsonargparse (4.53) wraps it."""
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            causes = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
-            raise UserError(causes[0] if causes else " ".join(str(error).split())) from error
-
     def fit(self, **options: Any) -> None:
         """Fit; where that is broken off, say how it goes on."""
         try:
             self.trainer.fit(**options)
-        except ValueError as error:
-            if "val_check_interval" not in str(error):  # which Lightning compares to the batches when it has the data
-                raise
-            raise UserError(" ".join(str(error).split())) from error
         except Stopped:
             last = Path(self.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
             if not self.stands_alone:
                 print("The finished runs are kept; to go on: the same command with --resume")
             elif self.trainer.logger and last.exists():
-                print(f"The last whole epoch is kept; to go on: {self.command_line('fit', last)}")
+                print(f"The last whole epoch is kept; to go on: {_next(self, 'fit', last)}")
             raise
 
-    def command_line(self, command: str, checkpoint: Path) -> str:
-        """What a user types to go on from the checkpoint of this run."""
-        given = self.config[self.subcommand]
-        options = ["--ckpt_path", str(checkpoint)]
-        if command != "fit" and self.datamodule.source == "mnist" and str(self.datamodule.data_dir) != "data":
-            options += ["--data.data_dir", str(self.datamodule.data_dir)]
-        named = trust.foreign([given.model.as_dict(), given.trainer.as_dict() if command == "fit" else {}])
-        packages = {path.partition(".")[0] for path in named} - {"lightning"}
-        options += ["--trust", *sorted(packages)] if packages else []
-        program = "python -m mnist_lit" if Path(sys.argv[0]).name == "__main__.py" else "mnist-lit"
-        return f"{_prefix()}{program} {command} {shlex.join(options)}"
+
+def _next(cli: "DigitCLI", command: str, checkpoint: Path) -> str:
+    """What a user types to go on from a run's checkpoint."""
+    given = cli.config[cli.subcommand]
+    options = ["--ckpt_path", str(checkpoint)]
+    if command != "fit" and cli.datamodule.source == "mnist" and str(cli.datamodule.data_dir) != "data":
+        options += ["--data.data_dir", str(cli.datamodule.data_dir)]
+    named = trust.foreign([given.model.as_dict(), given.trainer.as_dict() if command == "fit" else {}])
+    packages = {path.partition(".")[0] for path in named} - {"lightning"}
+    options += ["--trust", *sorted(packages)] if packages else []
+    program = "python -m mnist_lit" if Path(sys.argv[0]).name == "__main__.py" else "mnist-lit"
+    return f"{_prefix()}{program} {command} {shlex.join(options)}"
 
 
 def _prefix() -> str:

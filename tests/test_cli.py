@@ -393,7 +393,7 @@ class Terminate(Callback):
         ("fit --trainer.maxepochs=3", "--trainer takes max_epochs"),
         ("fit --trainer.accumulate_grad_batches=0", "--trainer.accumulate_grad_batches must be 1 or more"),
         ("fit --trainer.strategy=foo", "--trainer: You selected an invalid strategy"),
-        ("fit --trainer.val_check_interval=1000", "`val_check_interval` (1000) must be less than or equal to"),
+        ("fit --trainer.val_check_interval=1000", "--trainer.val_check_interval (1000) must be less than or equal to"),
         ("fit --seed_everything=-1", "--seed_everything must be from 0 to 4294967295"),
         ("fit --config=data/MNIST/raw/t10k-images-idx3-ubyte.gz", "--config: that is no text"),
         ("fit --config=nowhere.yaml", "--config: File does not exist"),

@@ -1,0 +1,74 @@
+"""Mistakes that the parser lets pass, and Lightning and torch answer with a traceback: told in one line."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import torch
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from mnist_lit import UserError
+
+_BOUNDS: dict[str, tuple[float, float, str]] = {
+    "seed_everything": (0, 2**32 - 1, "from 0 to 4294967295"),
+    "trainer.accumulate_grad_batches": (1, 2**31, "1 or more"),
+    "trainer.check_val_every_n_epoch": (1, 2**31, "1 or more"),
+    "trainer.gradient_clip_val": (0, float("inf"), "0 or more"),
+    "trainer.log_every_n_steps": (0, 2**31, "0 or more"),
+    "trainer.num_nodes": (1, 2**31, "1 or more"),
+    "trainer.num_sanity_val_steps": (-1, 2**31, "-1 (all) or more"),
+}
+"""The numbers that Lightning (2.6.6) takes as they are, and fails on later."""
+
+
+def check(options: Namespace) -> None:
+    """Refuse what Lightning (2.6.6) would answer with a traceback, or without a word on the option.
+
+    Raises:
+        UserError: A number is out of its bounds, or the accelerator is not there.
+    """
+    for key, (low, high, told) in _BOUNDS.items():
+        value = options[key]
+        if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:
+            raise UserError(f"--{key} must be {told}, not {value}.")
+    accelerator = options.trainer.accelerator
+    if isinstance(accelerator, str) and accelerator != "auto":
+        names = sorted({*AcceleratorRegistry.available_accelerators(), "gpu"})
+        if accelerator not in names:
+            raise UserError(f"--trainer.accelerator takes auto or {' or '.join(names)}, not {accelerator}.")
+        own = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
+        if not any(AcceleratorRegistry[name]["accelerator"].is_available() for name in own):
+            raise UserError(f"--trainer.accelerator {accelerator}: there is none here; give auto or cpu.")
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Tell what is raised within in one line, where it is a user's mistake.
+
+    Raises:
+        UserError: It is.
+        SystemExit: The process was told to end.
+    """
+    try:
+        yield
+    except MisconfigurationException as error:  # Lightning's word for what the user asked of the Trainer
+        raise UserError(" ".join(str(error).split())) from error
+    except SIGTERMException as error:
+        raise SystemExit(128 + signal.SIGTERM) from error  # Lightning's (2.6.6) has the exit code of success
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config: that is no text ({error}).") from error
+    except (MemoryError, RuntimeError) as error:
+        if "allocate memory" not in str(error) and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise
+        less = "a smaller --data.batch_size or --model.image_size needs less"
+        raise UserError(f"There is not enough memory: {less}.") from error
+    except ValueError as error:
+        causes = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
+        if str(error).startswith("Does not validate") and causes:  # jsonargparse (4.53) wraps what a class refuses
+            raise UserError(causes[0]) from error
+        if "val_check_interval" in str(error):  # Lightning compares it to the batches when it has the data
+            raise UserError(f"--trainer.{' '.join(str(error).split()).replace('`', '')}") from error
+        raise
