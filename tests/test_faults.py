@@ -342,3 +342,15 @@ def test_runs_that_begin_together_get_a_folder_each(fit: list[str], tmp_path: Pa
 
 def wait_until(moment: float) -> None:
     time.sleep(max(0.0, moment - time.time()))
+
+
+@pytest.mark.slow
+def test_a_save_is_quick(tmp_path: Path, tell: Tell) -> None:
+    checkpoint, seconds = load(CONFIGS.parent / "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"), []
+    for _ in range(100):
+        begun = time.perf_counter()
+        CheckpointIO().save_checkpoint(checkpoint, tmp_path / "last.ckpt")
+        seconds.append(time.perf_counter() - begun)
+    milliseconds = [1000 * at for at in sorted(seconds)]
+    assert milliseconds[50] < 100  # of a disk that others use too
+    tell(f"a checkpoint is saved in {milliseconds[50]:.0f} ms ({milliseconds[5]:.0f} to {milliseconds[95]:.0f})")

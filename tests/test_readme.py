@@ -54,7 +54,10 @@ def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
         assert not end.value.code
     elif name in ("validate", "test", "predict"):
         assert options[0] == "--ckpt_path"
-        assert options[1:] in (["last"], ["best"]) or Path(options[1]).is_file()
+        published = {command.split()[-1] for command in COMMANDS if command.startswith("publish")}
+        assert options[1:] in (["last"], ["best"]) or Path(options[1]).is_file() or options[1] in published
+    elif name == "publish":
+        assert Path(options[0]).is_file()
     else:
         assert name == "benchmark" or options == []
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import SMALL
 from test_cli import accuracy, error, same, weights
 
-from mnist_lit import UserError
+from mnist_lit import UserError, cli
 from mnist_lit.checkpoints import load
 from mnist_lit.classifier import DigitClassifier
 
@@ -37,10 +38,26 @@ class Payload:
         return Path.touch, (Path("canary"),)
 
 
+@pytest.fixture(scope="module")
+def trained(tiny_mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a network was trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    where = [f"--data.data_dir={tiny_mnist}", f"--trainer.default_root_dir={folder}"]
+    cli.main(["fit", *SMALL, "--trainer.max_epochs=1", *where])
+    config = folder / RUN / "config.yaml"
+    config.write_text(config.read_text().replace(str(folder), ".").replace(str(tiny_mnist), "data"))
+    return folder
+
+
 @pytest.fixture
-def stranger(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def stranger(
+    main: Main,  # noqa: ARG001  whose folder it is
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, Any]:
     """The checkpoint of a run, to be changed; beside a module that writes the canary when it is imported."""
-    main("fit --trainer.max_epochs=1")
+    shutil.copytree(trained / "lightning_logs", "lightning_logs")
     (tmp_path / "evil.py").write_text(EVIL)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "evil", raising=False)
@@ -157,10 +174,9 @@ def test_a_path_in_a_checkpoint_leads_nowhere(stranger: dict[str, Any], main: Ma
 
 
 def test_an_address_is_not_read(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    for scheme in ("http", "https", "s3", "file"):
+    for scheme, command in {"http": "fit", "https": "validate", "s3": "test", "file": "predict"}.items():
         address = f"{scheme}://127.0.0.1:9/a.ckpt"
-        for command in ("fit", "validate", "test", "predict"):
-            assert "download it yourself" in error(main, f"{command} --ckpt_path {address}", capsys)
+        assert "download it yourself" in error(main, f"{command} --ckpt_path {address}", capsys)
         with pytest.raises(UserError, match="download it yourself"):
             DigitClassifier.load_from_checkpoint(address)
 
