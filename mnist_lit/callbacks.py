@@ -1,5 +1,6 @@
 """What a run records beside its curves."""
 
+import contextlib
 import copy
 import csv
 import io
@@ -97,6 +98,8 @@ class RunRecord(Callback):
         """Leave no folder of a run that failed before it kept anything."""
         logger = _tensorboard(trainer)
         if self.is_new and logger and not trainer.global_step and not any(Path(logger.log_dir).rglob("*.ckpt")):
+            with contextlib.suppress(OSError):  # of a full disk, as may be what has failed
+                logger.finalize("failed")  # before Lightning does, which would write into the folder that is gone
             shutil.rmtree(logger.log_dir, ignore_errors=True)  # Lightning opens the log before it reads the data
 
     def _record_data(self, trainer: Trainer, stage: str) -> None:

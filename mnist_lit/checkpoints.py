@@ -110,12 +110,15 @@ def load(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # zipfile, torch and safetensors raise whatever the bytes lead them to
         raise UserError(f"{path} is not a checkpoint: damaged, or more than weights and plain values.") from error
     kinds = {"state_dict": dict, "global_step": int} | dict.fromkeys(SETTINGS.values(), dict)
-    if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
-        raise UserError(f"{path} is not a checkpoint that mnist-lit has saved.")
-    if not all(isinstance(checkpoint.get(key, kind()), kind) for key, kind in kinds.items()):
+    if (
+        not isinstance(checkpoint, dict)
+        or not {"state_dict", "global_step"} <= checkpoint.keys()
+        or not all(isinstance(checkpoint.get(key, kind()), kind) for key, kind in kinds.items())
+        or not all(isinstance(weights, torch.Tensor) for weights in checkpoint["state_dict"].values())
+    ):
         raise UserError(f"{path} is not a checkpoint that mnist-lit has saved.")
     if Path(path).suffix != ".safetensors" and not _is_whole(content, checkpoint):
-        raise UserError(f"{path} is damaged: it is not what was saved, by its checksum.")
+        raise UserError(f"{path} is damaged, by its checksum: another in its folder may be whole.")
     return checkpoint
 
 
