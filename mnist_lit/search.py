@@ -116,7 +116,8 @@ def _measure(trial: optuna.Trial, folder: Path, recipe: list[str], seeds: range)
         accuracies.append(fit.trainer.callback_metrics["val/accuracy"].item())
     trial.set_user_attr("accuracy", statistics.mean(accuracies))
     trial.set_user_attr("environment", describe_environment(fit.trainer.strategy.root_device))
-    return statistics.mean(losses)
+    loss = statistics.mean(losses)
+    return math.inf if math.isnan(loss) else loss
 
 
 def table(study: optuna.Study) -> str:
