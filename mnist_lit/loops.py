@@ -102,9 +102,9 @@ def plain_loop(model: DigitClassifier, data: MNISTDataModule, batches: int) -> I
     while True:
         shuffled = torch.randperm(len(labels), device=labels.device)
         for chosen in torch.split(shuffled, data.batch_size)[:batches]:
-            prepared = images[chosen]
+            prepared = images.index_select(0, chosen)
             logits = backbone(model.preprocess.normalise(model.augment(prepared) if model.augment else prepared))
-            loss = F.cross_entropy(logits, labels[chosen])
+            loss = F.cross_entropy(logits, labels.index_select(0, chosen))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mnist_lit import UserError, trust
-from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled
+from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled, drop_idle_hooks
 from mnist_lit.checkpoints import CheckpointIO, load, newest, settings
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.cli import COMMANDS
@@ -234,9 +234,11 @@ class DigitCLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run_folder or Path()))
         try:
-            return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
+            trainer = super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
         except (TypeError, ValueError) as error:  # Lightning's words for what the user asked of it
             raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
+        drop_idle_hooks(self.model, trainer.callbacks)  # type: ignore[attr-defined]
+        return trainer
 
     def fit(self, **options: Any) -> None:
         """Fit; where that is broken off, say how it goes on."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import mnist_lit
 from mnist_lit import cli
 from mnist_lit.backbones import DS_CNN_V2
-from mnist_lit.callbacks import ProgressBar
+from mnist_lit.callbacks import HOOKS_OF_A_STEP, ProgressBar
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.preprocess import Preprocess
@@ -145,6 +145,30 @@ def test_a_step_does_not_look_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     network(torch.zeros(1, 1, 16, 16)).sum().backward()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("the optimiser looks for a GPU"))
     optimizer.step()
+
+
+@pytest.mark.usefixtures("main")
+def test_a_step_calls_no_hook_that_does_nothing() -> None:
+    options = ["--data.val_size=50", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    fit = run(["fit", f"--trainer.callbacks={__name__}.Seen", *options])
+    called = {
+        (type(callback), hook)
+        for callback in fit.trainer.callbacks  # type: ignore[attr-defined]
+        for hook in HOOKS_OF_A_STEP
+        if callable(getattr(callback, hook))
+    }
+    assert {(Seen, "on_after_backward"), (ProgressBar, "on_train_batch_end")} <= called
+    assert all(getattr(kind, hook) is not getattr(Callback, hook) for kind, hook in called)
+    assert Seen.steps == 2  # 250 images in batches of 128
+
+
+class Seen(Callback):
+    """A user's callback with one hook."""
+
+    steps = 0
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        Seen.steps += 1
 
 
 def test_the_bar_reads_its_figures_now_and_then(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
