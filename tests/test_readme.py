@@ -113,6 +113,25 @@ def test_the_factorial_is_that_of_the_tracked_trials() -> None:
     assert report.markdown(effects()) in README
 
 
+def test_what_limits_it_is_that_of_the_tracked_trials() -> None:
+    trials = [json.loads(line) for line in (REFERENCE / "search.jsonl").read_text().splitlines()]
+    rows = [["changed in the recipe of DS_CNN_V2", "training %", "validation %", "cross-entropy, thousandths", "runs"]]
+    rows += [
+        [
+            trial["changed"],
+            f"{trial['train_accuracy_percent']:.2f}",
+            f"{trial['val_accuracy_percent']:.2f}",
+            f"{1000 * trial['val_cross_entropy']:.1f}",
+            str(trial["seeds"]),
+        ]
+        for trial in trials
+        if "changed" in trial
+    ]
+    assert len(rows) > 30
+    assert report.markdown(rows) in README
+    assert f"{len(trials)} trials of {sum(trial.get('seeds', 1) for trial in trials)} runs" in README
+
+
 def test_what_was_promised_stands_beside_what_was_reached() -> None:
     rows = [["model", "parameters", "promised %", "trained as published %", "trained as here %"]]
     reached = {name: reference(f"{name}.json") for name in ("results_published", "results")}
