@@ -24,6 +24,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summary
 
 from mnist_lit.classifier import EXAMPLE, DigitClassifier
 from mnist_lit.data import MNISTDataModule
+from mnist_lit.report import markdown
 
 CHARTS = {
     "accuracy": {"train, val and test": ["Multiline", ["train/accuracy", "val/accuracy", "test/accuracy"]]},
@@ -145,7 +146,11 @@ _NOTHING = nullcontext()
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.csv`: each image's index, the digit read in it, and the probability given to that digit."""
+    """Writes `predictions.csv`: by image, the two likeliest digits and their probabilities.
+
+    An image is one of the test set, by its index, or a person's picture, by its file. Pictures are printed as a table
+    too, and drawn into `predictions.png` if that is asked for.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(write_interval="epoch")
@@ -154,14 +159,41 @@ class PredictionWriter(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        """Write the probabilities' (N, 10) largest."""
-        confidences, digits = torch.cat(list(predictions)).max(dim=1)
+        """Write the probabilities' (N, 10) two largest."""
+        data = getattr(trainer, "datamodule", None)
+        pictures = data.pictures if isinstance(data, MNISTDataModule) else []
+        confidences, digits = torch.cat(list(predictions)).topk(2, dim=1)
+        images = pictures or map(str, range(len(digits)))
+        rows = [["file" if pictures else "image", "digit", "confidence", "second_guess", "second_confidence"]]
+        for image, (digit, second), (confidence, rest) in zip(
+            images, digits.tolist(), confidences.tolist(), strict=True
+        ):
+            rows.append([image, str(digit), f"{confidence:.4f}", str(second), f"{rest:.4f}"])
         with self.path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", "digit", "confidence"])
-            for index, (digit, confidence) in enumerate(zip(digits.tolist(), confidences.tolist(), strict=True)):
-                writer.writerow([index, digit, f"{confidence:.4f}"])
-        print(f"{len(digits):,} predictions: {self.path}")
+            csv.writer(file).writerows(rows)
+        if pictures:
+            print(markdown([[cell.replace("_", " ") for cell in rows[0]], *rows[1:]]))
+        written = str(self.path)
+        if isinstance(data, MNISTDataModule) and pictures and data.show:
+            sheet = self.path.with_suffix(".png")
+            _contact_sheet(data.splits["test"].images, rows[1:]).savefig(sheet, dpi=100)
+            written += f", {sheet}"
+        print(f"{len(digits):,} predictions: {written}")
+
+
+def _contact_sheet(images: torch.Tensor, rows: list[list[str]]) -> Figure:
+    """What the network was given of each picture, (N, 1, 28, 28), with the file's name and the digit read."""
+    columns = min(len(images), 8)
+    lines = -(-len(images) // columns)
+    figure = Figure(figsize=(1.3 * columns, 1.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for panel in panels:
+        panel.axis("off")
+    for panel, image, (file, digit, confidence, *_) in zip(panels, images, rows, strict=False):
+        panel.imshow(image[0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
+        name = Path(file).name.replace("$", r"\$")
+        panel.set_title(f"{name[:16]}\n{digit} ({float(confidence):.0%})", fontsize="small")
+    return figure
 
 
 @torch.no_grad()

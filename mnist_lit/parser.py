@@ -1,6 +1,7 @@
 """How the options of a command are read, and how a mistake in them is told."""
 
 import argparse
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -54,6 +55,30 @@ class Parser(LightningArgumentParser):
                     "--model.backbone of that network's. With fit: go on with that run, in its folder."
                 )
         return added
+
+
+def spell_out(args: list[str]) -> list[str]:
+    """Arguments as jsonargparse takes them: all of `--data.images A B ...` in one list, a bare switch as true."""
+    images: list[str] = []
+    others: list[str] = []
+    rest = iter([*args, ""])
+    arg = next(rest)
+    while arg:
+        option, _, value = arg.partition("=")
+        following = next(rest)
+        if option == "--data.images":
+            images += [value] if value else []
+            while following and not following.startswith("--"):
+                images.append(following)
+                following = next(rest)
+        elif arg in ("--data.invert", "--data.show") and (not following or following.startswith("--")):
+            others.append(f"{arg}=true")
+        else:
+            others.append(arg)
+        arg = following
+    if len(images) == 1 and images[0].startswith("["):  # a list already
+        return [*others, f"--data.images={images[0]}"]
+    return [*others, f"--data.images={json.dumps(images)}"] if images else others
 
 
 def names_backbone(args: list[str]) -> bool:

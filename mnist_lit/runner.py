@@ -24,7 +24,7 @@ from mnist_lit.checkpoints import RandomState, keepers, load, newest
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.cli import COMMANDS
 from mnist_lit.data import MNISTDataModule
-from mnist_lit.parser import Parser, names_backbone
+from mnist_lit.parser import Parser, names_backbone, spell_out
 
 LOGS = "lightning_logs"
 
@@ -32,7 +32,7 @@ USAGE = {
     "fit": "[--config FILE] [--ckpt_path last] [OPTION ...]",
     "validate": "--ckpt_path FILE|last|best [OPTION ...]",
     "test": "--ckpt_path FILE|last|best [OPTION ...]",
-    "predict": "--ckpt_path FILE|last|best [OPTION ...]",
+    "predict": "--ckpt_path FILE|last|best [--data.images PATH ...] [OPTION ...]",
 }
 
 HUSHED = (
@@ -75,6 +75,8 @@ def main(args: list[str]) -> None:
         SystemExit: The arguments are at fault, or ask for help.
     """
     cli = run(args)
+    if cli.datamodule.failed:
+        raise SystemExit(1)  # each was told
     last = Path(cli.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
     if cli.subcommand == "fit" and cli.trainer.is_global_zero and cli.trainer.logger and last.exists():
         options = ["--ckpt_path", str(last)]
@@ -101,7 +103,7 @@ def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
                 DigitClassifier,
                 MNISTDataModule,
                 folder=folder,
-                args=args,
+                args=spell_out(args),
                 parser_class=Parser,
                 parser_kwargs={
                     name: {"usage": f"mnist-lit {name} {usage}", "description": COMMANDS[name][1].capitalize() + "."}
@@ -271,5 +273,6 @@ class DigitCLI(LightningCLI):
         if options.profiler is None:
             kwargs["profiler"] = Unprofiled()
         if self.subcommand == "predict":
-            callbacks.append(PredictionWriter(self.run_folder or Path()))
+            of_run = not self.config_init[self.subcommand].data.images  # a person's pictures are none of the run's
+            callbacks.append(PredictionWriter((of_run and self.run_folder) or Path()))
         return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)

@@ -17,7 +17,7 @@ from mnist_lit.runner import run
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
-COMMANDS = re.findall(r"^.*?uv run mnist-lit (.*)$", BLOCKS, re.M)
+COMMANDS = re.findall(r"^.*?uv run (?:--extra \w+ )?mnist-lit (.*)$", BLOCKS, re.M)
 REFERENCE = ROOT / "lightning_logs" / "reference"
 TAUGHT = "distillation_weight_and_temperature"
 
@@ -54,7 +54,8 @@ def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
         assert not end.value.code
     elif name in ("validate", "test", "predict"):
         assert options[0] == "--ckpt_path"
-        assert options[1:] in (["last"], ["best"]) or Path(options[1]).is_file()
+        assert options[1] in ("last", "best") or Path(options[1]).is_file()
+        assert options[2:] in ([], ["--data.images", "my_photos", "--data.show"])
     else:
         assert name == "benchmark" or options == []
 
