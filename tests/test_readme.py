@@ -56,6 +56,10 @@ def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
         assert options[0] == "--ckpt_path"
         assert options[1] in ("last", "best") or Path(options[1]).is_file()
         assert options[2:] in ([], ["--data.images", "my_photos", "--data.show"])
+    elif name == "export":
+        assert options[0] == "--ckpt_path"
+        assert Path(options[1]).is_file()
+        assert options[2:] in (["--output", "digits.onnx"], ["--format", "int8"])
     else:
         assert name == "benchmark" or options == []
 
