@@ -15,6 +15,7 @@ COMMANDS = {
     "search": ("mnist_lit.search", "try other values of a recipe's options, as Optuna proposes them"),
     "robustness": ("mnist_lit.robustness", "accuracy of checkpoints on distorted test images"),
     "export": ("mnist_lit.export", "write a checkpoint as ONNX or torch.export, checked against it"),
+    "demo": ("mnist_lit.demo", "a page to draw a digit on, or to drop a photo of one"),
     "benchmark": ("mnist_lit.benchmark", "training speed beside other ways to train"),
 }
 """Each command's module, which has a `main(args)`, and what it does."""

@@ -113,12 +113,18 @@ def digit_of(image: Image.Image, invert: bool | None = None) -> Array:
     scale = float(np.clip(max(image.size), *WORKED_ON)) / max(image.size)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     pixels = cv2.resize(np.asarray(image), None, fx=scale, fy=scale, interpolation=method)
-    return _mnist_form(*find_digit(pixels, invert))
+    return mnist_form(*find_digit(pixels, invert))
 
 
-def _mnist_form(soft: Array, threshold: float) -> Array:
-    """Ink (H, W) as MNIST has it: 20 pixels long, strokes as wide as those of its writers, centred by mass in 28x28."""
+def mnist_form(soft: Array, threshold: float) -> Array:
+    """Ink (H, W) as MNIST has it: 20 pixels long, strokes as wide as those of its writers, centred by mass in 28x28.
+
+    Raises:
+        UnreadableError: There is no ink.
+    """
     ys, xs = np.nonzero(soft > threshold)
+    if not len(ys):
+        raise UnreadableError("no digit found, the page is blank")
     cut = soft[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
     scale = DIGIT / max(cut.shape)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC

@@ -106,7 +106,7 @@ def _strokes(digit: int, side: float, rng: np.random.Generator, held_out: bool) 
     for stroke in (HELD_OUT_STROKES if held_out else TUNED_STROKES)[digit]:
         points = np.array([point.split(",") for point in stroke.strip("!").split()], float)
         points += rng.normal(0, 0.018, points.shape)
-        path = points if stroke.startswith("!") else _curve(points)
+        path = points if stroke.startswith("!") else curve(points)
         path = (path - 0.5) * [squeeze, 1]
         path[:, 0] -= slant * path[:, 1]
         path = (path @ turn.T + 1.2) * side
@@ -114,7 +114,7 @@ def _strokes(digit: int, side: float, rng: np.random.Generator, held_out: bool) 
     return _cut(canvas / 255)
 
 
-def _curve(points: Array) -> Array:
+def curve(points: Array) -> Array:
     """A Catmull-Rom spline through the points."""
     padded = np.vstack([points[:1], points, points[-1:]])
     t = np.linspace(0, 1, 12)[:, None]
