@@ -32,16 +32,12 @@ CHARTS = {
 }
 """TensorBoard's custom scalars: the curves of a run on one chart, beside a chart each."""
 
-PICTURED = 12
-"""Training images whose way to the network is pictured."""
-
 
 class RunRecord(Callback):
     """Writes into the run's folder what its curves alone don't tell.
 
     For TensorBoard: charts that hold the training, validation and test curves together, a row of hyper-parameters with
-    the final validation and test accuracy, the graph of the network, a picture of what it is given and, at the test,
-    the confusion matrix. And `data.json`: what was read, for each stage.
+    the final validation and test accuracy, and the graph of the network. And `data.json`: what each stage has read.
 
     Args:
         is_new: Whether the run's folder is made by this run, and not by an earlier one.
@@ -53,39 +49,29 @@ class RunRecord(Callback):
         self.stands_alone = stands_alone
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the charts, the hyper-parameters, the graph and the picture of a batch."""
+        """Write the charts, the hyper-parameters and the graph."""
         self._record_data(trainer, "fit")
-        logger = _tensorboard(trainer)
+        logger = tensorboard(trainer)
         if logger is None or not isinstance(pl_module, DigitClassifier):
             return
         logger.experiment.add_custom_scalars(CHARTS)
         # TensorBoard fills these columns with the last point of the curves of the same names
         columns = {"val/accuracy": 0.0, "test/accuracy": 0.0}
-        row = hparams_summary(_hyper_parameters(trainer, pl_module), columns)  # type: ignore[no-untyped-call]
+        row = hparams_summary(hyper_parameters(trainer, pl_module), columns)  # type: ignore[no-untyped-call]
         for summary in row:
             logger.experiment.file_writer.add_summary(summary)
         network = OrderedDict(preprocess=pl_module.preprocess, backbone=pl_module.backbone)
         # a copy, so that tracing leaves the BatchNorm statistics and the mode as they are
         with warnings.catch_warnings(action="ignore"):  # torch's, of the tracer that TensorBoard uses
             logger.experiment.add_graph(copy.deepcopy(nn.Sequential(network)).eval(), EXAMPLE.to(pl_module.device))
-        data = getattr(trainer, "datamodule", None)
-        if isinstance(data, MNISTDataModule):
-            logger.experiment.add_figure("train/images", _stages(pl_module, data.splits["train"].images[:PICTURED]))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the confusion matrix."""
+        """Write down what was read."""
         self._record_data(trainer, "test")
-        logger = _tensorboard(trainer)
-        if logger is None or not isinstance(pl_module, DigitClassifier):
-            return
-        with warnings.catch_warnings(action="ignore"):  # numpy's, of how matplotlib reads torchmetrics' tensor
-            figure, _ = pl_module.metrics.confusion.plot(cmap="Blues")
-        figure.gca().set(xlabel="read as", ylabel="digit", title="Test images")
-        logger.experiment.add_figure("test/confusion_matrix", figure, pl_module.last_step)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no folder of a run that failed before its first step; say how an interrupted one goes on."""
-        logger = _tensorboard(trainer)
+        logger = tensorboard(trainer)
         last = Path(logger.log_dir) / "checkpoints" / "last.ckpt" if logger else None
         if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and last:
             if not self.stands_alone:
@@ -97,7 +83,7 @@ class RunRecord(Callback):
 
     def _record_data(self, trainer: Trainer, stage: str) -> None:
         data = getattr(trainer, "datamodule", None)
-        if _tensorboard(trainer) is None or not isinstance(data, MNISTDataModule) or trainer.log_dir is None:
+        if tensorboard(trainer) is None or not isinstance(data, MNISTDataModule) or trainer.log_dir is None:
             return
         path = Path(trainer.log_dir) / "data.json"
         record = json.loads(path.read_text()) if path.exists() else {}
@@ -196,29 +182,13 @@ def _contact_sheet(images: torch.Tensor, rows: list[list[str]]) -> Figure:
     return figure
 
 
-@torch.no_grad()
-def _stages(model: DigitClassifier, images: torch.Tensor) -> Figure:
-    """A picture of images (N, 1, 28, 28), a column each, as they go from the data to the backbone."""
-    stages = {"MNIST": images, "network's input": model.preprocess(images)}
-    if model.augment:
-        # what is drawn for a picture changes no run
-        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-            augmented = model.augment(model.preprocess.prepare(images))
-        stages["network's input in training, augmented"] = model.preprocess.normalise(augmented)
-    figure = Figure(figsize=(len(images), len(stages) + 0.5), layout="constrained")
-    for axes, (name, stage) in zip(figure.subplots(len(stages)), stages.items(), strict=True):
-        axes.imshow(torch.cat(list(stage.squeeze(1)), dim=1).float().cpu().numpy(), cmap="gray")
-        axes.set(xticks=[], yticks=[])
-        axes.set_title(name, loc="left", fontsize="medium")
-    return figure
-
-
-def _tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
+def tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
     """The run's TensorBoard logger, on the one process that may write."""
     return trainer.logger if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) else None
 
 
-def _hyper_parameters(trainer: Trainer, model: DigitClassifier) -> dict[str, Any]:
+def hyper_parameters(trainer: Trainer, model: DigitClassifier) -> dict[str, Any]:
+    """What a run was given, by name, in values that TensorBoard shows."""
     data = getattr(trainer, "datamodule", None)
     parameters: dict[str, Any] = {
         # capitals sort first, and TensorBoard shows no more than the first five

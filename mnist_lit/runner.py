@@ -25,6 +25,7 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.cli import COMMANDS
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.parser import Parser, names_backbone, spell_out
+from mnist_lit.pictures import pictures
 
 LOGS = "lightning_logs"
 
@@ -259,6 +260,7 @@ class DigitCLI(LightningCLI):
         callbacks: list[Callback] = [
             *(given if isinstance(given, list) else [given]),
             RunRecord(is_new, self.stands_alone),
+            *pictures(),
             RandomState(),
         ]
         keeps_own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
