@@ -36,6 +36,13 @@ USAGE = {
     "predict": "--ckpt_path FILE|last|best [--data.images PATH ...] [OPTION ...]",
 }
 
+EXAMPLES = {
+    "fit": "mnist-lit fit --config configs/ds_cnn_v2.yaml --trainer.max_epochs 5",
+    "validate": "mnist-lit validate --ckpt_path best",
+    "test": "mnist-lit test --ckpt_path last --data.data_dir ~/datasets",
+    "predict": "mnist-lit predict --ckpt_path last --data.images photos/*.jpg --data.show",
+}
+
 HUSHED = (
     "LightningCLI's args parameter",  # `main` takes its arguments from the command line and from `compare` alike
     "The '.*' does not have many workers",  # whole batches are indexed in memory: workers would only slow that down
@@ -107,7 +114,10 @@ def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
                 args=spell_out(args),
                 parser_class=Parser,
                 parser_kwargs={
-                    name: {"usage": f"mnist-lit {name} {usage}", "description": COMMANDS[name][1].capitalize() + "."}
+                    name: {
+                        "usage": f"mnist-lit {name} {usage}",
+                        "description": f"{COMMANDS[name][1].capitalize()}. Example: {EXAMPLES[name]}",
+                    }
                     for name, usage in USAGE.items()
                 },
                 seed_everything_default=42,
