@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,38 @@ CHROMIUM, DRIVER = (
 needs_chromium = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="there is no Chromium with its chromedriver")
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the demo is served, started from another folder and without a checkpoint named."""
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Where the demo is served, started from a folder and without a checkpoint named."""
     command = [sys.executable, "-m", "mnist_lit", "demo", "--port", "0"]
-    folder = tmp_path_factory.mktemp("elsewhere")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
         assert process.stdout
         found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
         assert found
         yield found[0]
         process.terminate()
-    assert list(folder.iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Chrome]:
+def chromium_options() -> tuple[ChromeOptions, ChromeService]:
     options = ChromeOptions()
     options.binary_location = CHROMIUM or ""
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,900"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = Chrome(options, ChromeService(DRIVER))
+    return options, ChromeService(DRIVER)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with served(folder) as address:
+        yield address
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chrome]:
+    browser = Chrome(*chromium_options())
     yield browser
     browser.quit()
 

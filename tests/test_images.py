@@ -37,7 +37,9 @@ def read(images: list[Array]) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize(("held_out", "bar"), [(True, 0.97), (False, 0.98)])
 def test_digits_on_paper_are_read(held_out: bool, bar: float) -> None:
-    pictures = [picture(seed, held_out) for seed in range(510 if held_out else 100)]
+    # the first 1,000 held-out pictures were looked at, when what was misread was mended
+    seeds = range(10_000, 10_510) if held_out else range(100)
+    pictures = [picture(seed, held_out) for seed in seeds]
     images = []
     for one in pictures:
         try:
