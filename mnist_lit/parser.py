@@ -3,7 +3,7 @@
 import argparse
 import json
 import re
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,21 +61,20 @@ def spell_out(args: list[str]) -> list[str]:
     """Arguments as jsonargparse takes them: all of `--data.images A B ...` in one list, a bare switch as true."""
     images: list[str] = []
     others: list[str] = []
-    rest = iter([*args, ""])
-    arg = next(rest)
-    while arg:
-        option, _, value = arg.partition("=")
-        following = next(rest)
+    gathers = False
+    for arg, following in zip_longest(args, args[1:], fillvalue="-"):
+        option, is_given, value = arg.partition("=")
         if option == "--data.images":
-            images += [value] if value else []
-            while following and not following.startswith("--"):
-                images.append(following)
-                following = next(rest)
-        elif arg in ("--data.invert", "--data.show") and (not following or following.startswith("--")):
-            others.append(f"{arg}=true")
+            gathers = True
+            images += [value] if is_given else []
+            if not is_given and following.startswith("-"):
+                others.append(arg)  # the parser tells what it lacks
+        elif gathers and not arg.startswith("-"):
+            images.append(arg)
         else:
-            others.append(arg)
-        arg = following
+            gathers = False
+            is_bare = arg in ("--data.invert", "--data.show") and following.startswith("-")
+            others.append(f"{arg}=true" if is_bare else arg)
     if len(images) == 1 and images[0].startswith("["):  # a list already
         return [*others, f"--data.images={images[0]}"]
     return [*others, f"--data.images={json.dumps(images)}"] if images else others

@@ -15,6 +15,7 @@ from PIL.ImageOps import invert
 from mnist_lit.classifier import load_classifier
 from mnist_lit.images import digit_of, load_digits, open_picture
 from mnist_lit.ink import UnreadableError
+from mnist_lit.parser import spell_out
 
 Main = Callable[[str], None]
 REFERENCE = Path(__file__).parent.parent / "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"
@@ -168,6 +169,19 @@ def test_a_person_can_force_how_a_picture_is_taken() -> None:
     ImageDraw.Draw(ring).ellipse((60, 40, 140, 160), outline=(255, 255, 255), width=12)
     light, dark = digit_of(ring, invert=True), digit_of(ring, invert=False)
     assert np.abs(light.astype(float) - dark).mean() > 20
+
+
+@pytest.mark.parametrize(
+    ("given", "spelled"),
+    [
+        (["predict", "--data.images", "a", "b 1", "-c", "x"], ["predict", "-c", "x", '--data.images=["a", "b 1"]']),
+        (["--data.images=a", "--data.show", "--data.images", "b"], ["--data.show=true", '--data.images=["a", "b"]']),
+        (["--data.data_dir", "", "--data.images", "[a, b]"], ["--data.data_dir", "", "--data.images=[a, b]"]),
+        (["--data.invert", "false", "--data.images"], ["--data.invert", "false", "--data.images"]),
+    ],
+)
+def test_lists_of_pictures_are_taken_as_a_shell_gives_them(given: list[str], spelled: list[str]) -> None:
+    assert spell_out(given) == spelled
 
 
 def test_predict_answers_for_the_good_ones_and_tells_the_bad(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
