@@ -28,15 +28,13 @@ from torch.utils.tensorboard.summary import hparams as hparams_summary
 from mnist_lit import durable
 from mnist_lit.classifier import EXAMPLE, DigitClassifier
 from mnist_lit.data import MNISTDataModule
+from mnist_lit.report import markdown
 
 CHARTS = {
     "accuracy": {"train, val and test": ["Multiline", ["train/accuracy", "val/accuracy", "test/accuracy"]]},
     "loss": {"train, val and test": ["Multiline", ["train/loss", "val/loss", "test/loss"]]},
 }
 """TensorBoard's custom scalars: the curves of a run on one chart, beside a chart each."""
-
-PICTURED = 12
-"""Training images whose way to the network is pictured."""
 
 
 class RunLogger(TensorBoardLogger):
@@ -54,8 +52,7 @@ class RunRecord(Callback):
     """Writes into the run's folder what its curves alone don't tell.
 
     For TensorBoard: charts that hold the training, validation and test curves together, a row of hyper-parameters with
-    the final validation and test accuracy, the graph of the network, a picture of what it is given and, at the test,
-    the confusion matrix. And `data.json`: what was read, for each stage.
+    the final validation and test accuracy, and the graph of the network. And `data.json`: what each stage has read.
 
     Args:
         is_new: Whether the run's folder is made by this run, and not by an earlier one.
@@ -65,39 +62,29 @@ class RunRecord(Callback):
         self.is_new = is_new
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the charts, the hyper-parameters, the graph and the picture of a batch."""
+        """Write the charts, the hyper-parameters and the graph."""
         self._record_data(trainer, "fit")
-        logger = _tensorboard(trainer)
+        logger = tensorboard(trainer)
         if logger is None or not isinstance(pl_module, DigitClassifier):
             return
         logger.experiment.add_custom_scalars(CHARTS)
         # TensorBoard fills these columns with the last point of the curves of the same names
         columns = {"val/accuracy": 0.0, "test/accuracy": 0.0}
-        row = hparams_summary(_hyper_parameters(trainer, pl_module), columns)  # type: ignore[no-untyped-call]
+        row = hparams_summary(hyper_parameters(trainer, pl_module), columns)  # type: ignore[no-untyped-call]
         for summary in row:
             logger.experiment.file_writer.add_summary(summary)
         network = OrderedDict(preprocess=pl_module.preprocess, backbone=pl_module.backbone)
         # a copy, so that tracing leaves the BatchNorm statistics and the mode as they are
         with warnings.catch_warnings(action="ignore"):  # torch's, of the tracer that TensorBoard uses
             logger.experiment.add_graph(copy.deepcopy(nn.Sequential(network)).eval(), EXAMPLE.to(pl_module.device))
-        data = getattr(trainer, "datamodule", None)
-        if isinstance(data, MNISTDataModule):
-            logger.experiment.add_figure("train/images", _stages(pl_module, data.splits["train"].images[:PICTURED]))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the confusion matrix."""
+        """Write down what was read."""
         self._record_data(trainer, "test")
-        logger = _tensorboard(trainer)
-        if logger is None or not isinstance(pl_module, DigitClassifier):
-            return
-        with warnings.catch_warnings(action="ignore"):  # numpy's, of how matplotlib reads torchmetrics' tensor
-            figure, _ = pl_module.metrics.confusion.plot(cmap="Blues")
-        figure.gca().set(xlabel="read as", ylabel="digit", title="Test images")
-        logger.experiment.add_figure("test/confusion_matrix", figure, pl_module.last_step)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no folder of a run that failed before it kept anything."""
-        logger = _tensorboard(trainer)
+        logger = tensorboard(trainer)
         if self.is_new and logger and not trainer.global_step and not any(Path(logger.log_dir).rglob("*.ckpt")):
             with contextlib.suppress(OSError):  # of a full disk, as may be what has failed
                 logger.finalize("failed")  # before Lightning does, which would write into the folder that is gone
@@ -105,7 +92,7 @@ class RunRecord(Callback):
 
     def _record_data(self, trainer: Trainer, stage: str) -> None:
         data = getattr(trainer, "datamodule", None)
-        if _tensorboard(trainer) is None or not isinstance(data, MNISTDataModule) or trainer.log_dir is None:
+        if tensorboard(trainer) is None or not isinstance(data, MNISTDataModule) or trainer.log_dir is None:
             return
         path = Path(trainer.log_dir) / "data.json"
         record = json.loads(path.read_text()) if path.exists() else {}
@@ -172,7 +159,11 @@ def drop_idle_hooks(model: LightningModule, callbacks: Sequence[Callback]) -> No
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.csv`: each image's index, the digit read in it, and the probability given to that digit."""
+    """Writes `predictions.csv`: by image, the two likeliest digits and their probabilities.
+
+    An image is one of the test set, by its index, or a person's picture, by its file. Pictures are printed as a table
+    too, and drawn into `predictions.png` if that is asked for.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(write_interval="epoch")
@@ -181,40 +172,51 @@ class PredictionWriter(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        """Write the probabilities' (N, 10) largest."""
-        confidences, digits = torch.cat(list(predictions)).max(dim=1)
+        """Write the probabilities' (N, 10) two largest."""
+        data = getattr(trainer, "datamodule", None)
+        pictures = data.pictures if isinstance(data, MNISTDataModule) else []
+        confidences, digits = torch.cat(list(predictions)).topk(2, dim=1)
+        images = pictures or map(str, range(len(digits)))
+        rows = [["file" if pictures else "image", "digit", "confidence", "second_guess", "second_confidence"]]
+        for image, (digit, second), (confidence, rest) in zip(
+            images, digits.tolist(), confidences.tolist(), strict=True
+        ):
+            rows.append([image, str(digit), f"{confidence:.4f}", str(second), f"{rest:.4f}"])
         file = io.StringIO(newline="")
-        writer = csv.writer(file)
-        writer.writerow(["image", "digit", "confidence"])
-        for index, (digit, confidence) in enumerate(zip(digits.tolist(), confidences.tolist(), strict=True)):
-            writer.writerow([index, digit, f"{confidence:.4f}"])
+        csv.writer(file).writerows(rows)
         durable.write(self.path, file.getvalue().encode())
-        print(f"{len(digits):,} predictions: {self.path}")
+        if pictures:
+            print(markdown([[cell.replace("_", " ") for cell in rows[0]], *rows[1:]]))
+        written = str(self.path)
+        if isinstance(data, MNISTDataModule) and pictures and data.show:
+            sheet = self.path.with_suffix(".png")
+            _contact_sheet(data.splits["test"].images, rows[1:]).savefig(sheet, dpi=100)
+            written += f", {sheet}"
+        print(f"{len(digits):,} predictions: {written}")
 
 
-@torch.no_grad()
-def _stages(model: DigitClassifier, images: torch.Tensor) -> Figure:
-    """A picture of images (N, 1, 28, 28), a column each, as they go from the data to the backbone."""
-    stages = {"MNIST": images, "network's input": model.preprocess(images)}
-    if model.augment:
-        # what is drawn for a picture changes no run
-        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-            augmented = model.augment(model.preprocess.prepare(images))
-        stages["network's input in training, augmented"] = model.preprocess.normalise(augmented)
-    figure = Figure(figsize=(len(images), len(stages) + 0.5), layout="constrained")
-    for axes, (name, stage) in zip(figure.subplots(len(stages)), stages.items(), strict=True):
-        axes.imshow(torch.cat(list(stage.squeeze(1)), dim=1).float().cpu().numpy(), cmap="gray")
-        axes.set(xticks=[], yticks=[])
-        axes.set_title(name, loc="left", fontsize="medium")
+def _contact_sheet(images: torch.Tensor, rows: list[list[str]]) -> Figure:
+    """What the network was given of each picture, (N, 1, 28, 28), with the file's name and the digit read."""
+    columns = min(len(images), 8)
+    lines = -(-len(images) // columns)
+    figure = Figure(figsize=(1.3 * columns, 1.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for panel in panels:
+        panel.axis("off")
+    for panel, image, (file, digit, confidence, *_) in zip(panels, images, rows, strict=False):
+        panel.imshow(image[0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
+        name = Path(file).name.replace("$", r"\$")
+        panel.set_title(f"{name[:16]}\n{digit} ({float(confidence):.0%})", fontsize="small")
     return figure
 
 
-def _tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
+def tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
     """The run's TensorBoard logger, on the one process that may write."""
     return trainer.logger if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) else None
 
 
-def _hyper_parameters(trainer: Trainer, model: DigitClassifier) -> dict[str, Any]:
+def hyper_parameters(trainer: Trainer, model: DigitClassifier) -> dict[str, Any]:
+    """What a run was given, by name, in values that TensorBoard shows."""
     data = getattr(trainer, "datamodule", None)
     parameters: dict[str, Any] = {
         # capitals sort first, and TensorBoard shows no more than the first five

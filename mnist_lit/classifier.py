@@ -160,12 +160,13 @@ class DigitClassifier(LightningModule):
         images, labels = batch
         measure(self.metrics.validate if dataloader_idx == 0 else self.metrics.watch, self(images), labels)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure a batch of the test set, digit by digit too."""
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The logits (N, 10) of a batch of the test set, measured, digit by digit too."""
         images, labels = batch
-        logits = self(images)
+        logits: Tensor = self(images)
         measure(self.metrics.test, logits, labels)
         self.metrics.confusion.update(logits, labels)
+        return logits
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probabilities (N, 10) of a batch."""

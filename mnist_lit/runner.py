@@ -21,7 +21,8 @@ from mnist_lit.cli import COMMANDS
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
 from mnist_lit.mistakes import check, told
-from mnist_lit.parser import Parser, names_backbone
+from mnist_lit.parser import Parser, names_backbone, spell_out
+from mnist_lit.pictures import pictures
 from mnist_lit.quiet import hushed
 from mnist_lit.stopping import Stopped
 
@@ -31,7 +32,14 @@ USAGE = {
     "fit": "[--config FILE] [--ckpt_path last] [OPTION ...]",
     "validate": "--ckpt_path FILE|last|best [OPTION ...]",
     "test": "--ckpt_path FILE|last|best [OPTION ...]",
-    "predict": "--ckpt_path FILE|last|best [OPTION ...]",
+    "predict": "--ckpt_path FILE|last|best [--data.images PATH ...] [OPTION ...]",
+}
+
+EXAMPLES = {
+    "fit": "mnist-lit fit --config configs/ds_cnn_v2.yaml --trainer.max_epochs 5",
+    "validate": "mnist-lit validate --ckpt_path best",
+    "test": "mnist-lit test --ckpt_path last --data.data_dir ~/datasets",
+    "predict": "mnist-lit predict --ckpt_path last --data.images photos/*.jpg --data.show",
 }
 
 
@@ -43,6 +51,8 @@ def main(args: list[str]) -> None:
         SystemExit: The arguments are at fault, or ask for help.
     """
     cli = run(args)
+    if cli.datamodule.failed:
+        raise SystemExit(1)  # each was told
     last = Path(cli.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
     if cli.subcommand == "fit" and cli.trainer.is_global_zero and cli.trainer.logger and last.exists():
         print(f"Next:\n  {_next(cli, 'test', last)}")
@@ -61,10 +71,13 @@ def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
             DigitClassifier,
             MNISTDataModule,
             folder=folder,
-            args=args,
+            args=spell_out(args),
             parser_class=Parser,
             parser_kwargs={
-                name: {"usage": f"mnist-lit {name} {usage}", "description": COMMANDS[name][1].capitalize() + "."}
+                name: {
+                    "usage": f"mnist-lit {name} {usage}",
+                    "description": f"{COMMANDS[name][1].capitalize()}. Example: {EXAMPLES[name]}",
+                }
                 for name, usage in USAGE.items()
             },
             seed_everything_default=42,
@@ -218,7 +231,7 @@ class DigitCLI(LightningCLI):
         logger = self._logger() if options.logger in (None, True) else options.logger
         is_new = isinstance(logger, RunLogger)  # which has no folder yet
         is_new = is_new or (isinstance(logger, TensorBoardLogger) and not Path(logger.log_dir).exists())
-        callbacks = [*_listed(options.callbacks), RunRecord(is_new), RandomState(), DivergenceStop()]
+        callbacks = [*_listed(options.callbacks), RunRecord(is_new), *pictures(), RandomState(), DivergenceStop()]
         kwargs["plugins"] = [*_listed(options.plugins), CheckpointIO()]
         keeps_own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
         if options.enable_progress_bar is not False:
@@ -232,7 +245,8 @@ class DigitCLI(LightningCLI):
         if options.profiler is None:
             kwargs["profiler"] = Unprofiled()
         if self.subcommand == "predict":
-            callbacks.append(PredictionWriter(self.run_folder or Path()))
+            of_run = not self.config_init[self.subcommand].data.images  # a person's pictures are none of the run's
+            callbacks.append(PredictionWriter((of_run and self.run_folder) or Path()))
         try:
             trainer = super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
         except (TypeError, ValueError) as error:  # Lightning's words for what the user asked of it

@@ -94,6 +94,23 @@ def test_help_and_version_need_no_torch(args: str) -> None:
     assert printed == f"mnist-lit {mnist_lit.__version__}\n" if args == "--version" else "compare" in printed
 
 
+def test_a_completion_script_knows_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for shell in ("bash", "zsh"):
+        cli.main(["--print_completion", shell])
+        assert f"-W '{' '.join(cli.COMMANDS)}' mnist-lit" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="takes bash or zsh"):
+        cli.main(["--print_completion", "fish"])
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert not end.value.code
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(rf"[Ee]xamples?:? mnist-lit {command}", printed)
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_every_recipe_trains(main: Main, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit = f"fit --config {config} --data.val_size=50 --data.batch_size=50"

@@ -17,7 +17,7 @@ from mnist_lit.runner import run
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
-COMMANDS = re.findall(r"^.*?uv run mnist-lit (.*)$", BLOCKS, re.M)
+COMMANDS = re.findall(r"^.*?uv run (?:--extra \w+ )?mnist-lit (.*)$", BLOCKS, re.M)
 REFERENCE = ROOT / "lightning_logs" / "reference"
 TAUGHT = "distillation_weight_and_temperature"
 
@@ -55,9 +55,14 @@ def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
     elif name in ("validate", "test", "predict"):
         assert options[0] == "--ckpt_path"
         published = {command.split()[-1] for command in COMMANDS if command.startswith("publish")}
-        assert options[1:] in (["last"], ["best"]) or Path(options[1]).is_file() or options[1] in published
+        assert options[1] in ("last", "best", *published) or Path(options[1]).is_file()
+        assert options[2:] in ([], ["--data.images", "my_photos", "--data.show"])
     elif name == "publish":
         assert Path(options[0]).is_file()
+    elif name == "export":
+        assert options[0] == "--ckpt_path"
+        assert Path(options[1]).is_file()
+        assert options[2:] in (["--output", "digits.onnx"], ["--format", "int8"])
     else:
         assert name == "benchmark" or options == []
 

@@ -96,5 +96,15 @@ def test_tensorboard_shows_the_run(main: Main) -> None:
         values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
         assert values == {"val/accuracy": points("val/accuracy")[-1][1], "test/accuracy": test[-1][1]}
 
-        assert {"train/images", "test/confusion_matrix"} <= server.get("images/tags")[run].keys()
+        drawn = {"train/images", "filters/first_convolution", "test/confusion_matrix", "test/most_confidently_misread"}
+        assert drawn <= server.get("images/tags")[run].keys()
+        filters = server.get(f"images/images?run={run}&tag=filters/first_convolution&sample=0")
+        assert [one["step"] for one in filters] == [0, 15]  # before and after
+        assert sorted(server.get("pr_curves/tags")[run]) == [f"test/digit_{digit}" for digit in range(10)]
+        (curve,) = server.get(f"pr_curves/pr_curves?run={run}&tag=test/digit_3")[run]
+        assert max(curve["recall"]) == 1
+        assert curve["true_positives"][0] == 10  # of 100 test images
+        (card,) = server.get(f"text/text?run={run}&tag=run/text_summary")
+        for fact in ("DS_CNN_V1", "5,226", "multiply-adds", "250", "torch"):
+            assert fact in card["text"]
         assert "block1" in str(server.get(f"graphs/graph?run={run}"))
