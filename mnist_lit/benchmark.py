@@ -117,7 +117,7 @@ def others(flags: list[str], rounds: int) -> dict[str, Any]:
     ways: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, changes in (("fit, recipe", []), ("fit, 28 px", [*plain, "--model.backbone.dilation=1"])):
-            fit, timed = _rounds([*flags, *changes, "--trainer.limit_train_batches=200"], 2)
+            fit, timed = _rounds([*flags, *changes], 2)
             widths: Widths = getattr(fit.model.backbone, "widths", (0, 0))
             if not any(widths):
                 raise UserError("The part `others` takes one of the three networks of the specification.")

@@ -17,7 +17,12 @@ def main(args: list[str]) -> None:
         UserError: The checkpoint cannot be read, or the file not be written.
         SystemExit: The arguments are at fault, or ask for help.
     """
-    parser = CommandParser("publish", usage="CHECKPOINT FILE.safetensors", description=DESCRIPTION)
+    parser = CommandParser(
+        "publish",
+        usage="CHECKPOINT FILE.safetensors",
+        description=DESCRIPTION,
+        epilog="Example: mnist-lit publish lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt digits.safetensors",
+    )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="its file")
     parser.add_argument("target", metavar="FILE.safetensors", help="what to write")
     options = parser.parse_args(args)
