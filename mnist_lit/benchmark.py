@@ -32,10 +32,10 @@ parts (all by default):
   recipes   a whole fit of each of the three recipes, in a process of its own, whatever --config and --rounds say:
             seconds to the first step and from there to the end, peak memory
 
-The other parts run what they compare in turn, in one process, and tell medians and extremes. An epoch of a fit is timed
-from its start to the next one's, without validation, which has a column of its own: so what is written at an epoch's
-end counts. Writes benchmark.md, benchmark.json and benchmark.png into lightning_logs/benchmark, where parts that were
-measured before are kept until they are measured again."""
+The other parts run what they compare in turn, in one process, and tell medians and extremes; the plain loop takes turns
+with the fit every 40 steps. An epoch of a fit is timed from its start to the next one's, without validation, which has
+a column of its own: so what is written at an epoch's end counts. Writes benchmark.md, benchmark.json and benchmark.png
+into lightning_logs/benchmark, where parts that were measured before are kept until they are measured again."""
 
 BATCH_SIZES = (32, 64, 128, 512, 2048)
 IMAGE_COUNTS = (10_000, 30_000, 60_000, 120_000, 240_000)

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from mnist_lit import benchmark, loops
 from mnist_lit.backbones import DS_CNN_V1
 from mnist_lit.data import DigitDataset
-from mnist_lit.loops import PerSample, Rounds, TutorialModule, published_network
+from mnist_lit.loops import TURN, PerSample, Rounds, TutorialModule, published_network
 
 Main = Callable[[str], None]
 
@@ -77,27 +77,39 @@ def test_sample_by_sample_the_images_are_the_same() -> None:
     assert not torch.equal(PerSample(data, distort=True)[1][0], image)
 
 
-def test_an_epoch_is_timed_to_its_very_end_without_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_is_timed_to_its_very_end_without_validation_and_the_plain_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = {"s": 0}
     monkeypatch.setattr(loops, "now", lambda: clock["s"])
-    rounds = Rounds(plain=False)
-    trainer, model = Trainer(logger=False, enable_checkpointing=False), TutorialModule(DS_CNN_V1.widths)
 
     def passes(seconds: int) -> None:
         clock["s"] += seconds
 
+    def plain_steps() -> Iterator[None]:
+        while True:
+            passes(2)
+            yield
+
+    rounds = Rounds()
+    rounds.loop = plain_steps()
+    trainer, model = Trainer(logger=False, enable_checkpointing=False), TutorialModule(DS_CNN_V1.widths)
+    trainer.fit_loop.max_batches = 2 * TURN + 5
     rounds.on_validation_start(trainer, model)  # the rehearsal before the first epoch
     passes(50)
     rounds.on_validation_end(trainer, model)
-    for epoch, training in enumerate((7, 8)):
+    for epoch, step_s in enumerate((3, 4)):
         trainer.fit_loop.epoch_progress.current.completed = epoch
         rounds.on_train_epoch_start(trainer, model)
-        passes(training)
+        for step in range(2 * TURN + 5):
+            passes(step_s)
+            rounds.on_train_batch_end(trainer, model, None, None, step)
         for validation in (20, 3):
             rounds.on_validation_start(trainer, model)
             passes(validation)
             rounds.on_validation_end(trainer, model)
         passes(1)  # what is written at an epoch's end
     rounds.on_train_end(trainer, model)
-    assert rounds.fit_s == [8, 9]
+    assert rounds.fit_s == [3 * (2 * TURN + 5) + 1, 4 * (2 * TURN + 5) + 1]
+    assert rounds.plain_s == [2 * (2 * TURN + 5)] * 2
     assert rounds.validation_s == [23, 23]
