@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from mnist_lit import UserError
+from mnist_lit import UserError, durable
 from mnist_lit.benchmark_report import Spread, figure, table
 from mnist_lit.checkpoints import project_path
 from mnist_lit.data import DigitDataset
@@ -83,9 +83,9 @@ def main(args: list[str]) -> None:
     result["environment"] = describe_environment(device)
     for part in wanted or parts:
         result[part] = parts[part](flags, options.rounds)
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        durable.write(path, (json.dumps(result, indent=2) + "\n").encode())
     text = table(result)
-    (folder / "benchmark.md").write_text(text)
+    durable.write(folder / "benchmark.md", text.encode())
     figure(result).savefig(folder / "benchmark.png", dpi=120)
     print(f"\n{text}\n{folder}: benchmark.md, benchmark.json, benchmark.png")
 

@@ -21,6 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.tensorboard.summary import hparams as hparams_summary
@@ -44,7 +45,8 @@ class RunLogger(TensorBoardLogger):
     def version(self) -> int | str:
         """The number N of the folder version_N."""
         if self._version is None:
-            self._version = durable.new_version(Path(self.root_dir))
+            is_first = getattr(rank_zero_only, "rank", 0) == 0  # the others write nothing
+            self._version = durable.new_version(Path(self.root_dir)) if is_first else self._get_next_version()
         return self._version
 
 
@@ -154,7 +156,7 @@ def drop_idle_hooks(model: LightningModule, callbacks: Sequence[Callback]) -> No
     """Hide from Lightning the hooks of a step that do nothing: it (2.6.6) calls all of them, about 50 a step."""
     for base, parts in ((LightningModule, [model]), (Callback, callbacks)):
         for part, hook in product(parts, HOOKS_OF_A_STEP):
-            if getattr(type(part), hook) is getattr(base, hook):
+            if getattr(type(part), hook) is getattr(base, hook) and hook not in vars(part):  # as LambdaCallback's are
                 setattr(part, hook, None)  # which it passes over
 
 

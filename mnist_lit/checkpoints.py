@@ -23,6 +23,9 @@ SEAL_SIZE = len(SEAL) + 64
 SETTINGS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 """Where a checkpoint holds what the classifier and the data module were given."""
 
+LEGACY = {"hparams", "module_arguments"}
+"""Where Lightning's first versions held them."""
+
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 """By what LightningCLI has Lightning build them again."""
 
@@ -119,6 +122,8 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a checkpoint that mnist-lit has saved.")
     if Path(path).suffix != ".safetensors" and not _is_whole(content, checkpoint):
         raise UserError(f"{path} is damaged, by its checksum: another in its folder may be whole.")
+    for key in LEGACY & checkpoint.keys():  # which Lightning (2.6.6) still merges into the settings
+        del checkpoint[key]
     return checkpoint
 
 
@@ -131,7 +136,7 @@ def _unpickle(content: bytes) -> Any:
 
 def pack(checkpoint: dict[str, Any]) -> bytes:
     """A checkpoint's weights and settings, without what a resumed run needs, as a safetensors file."""
-    weights = {name: tensor.contiguous() for name, tensor in checkpoint["state_dict"].items()}
+    weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint["state_dict"].items()}  # none shared
     kept = ("global_step", "pytorch-lightning_version", *SETTINGS.values())
     text = json.dumps({key: checkpoint[key] for key in kept if key in checkpoint})
     data = _header_and_data(safetensors.torch.save(weights))[1]
@@ -160,7 +165,7 @@ def settings(checkpoint: dict[str, Any], path: str | Path, trusted: Collection[s
     Args:
         checkpoint: What `load` has read.
         path: Its file.
-        trusted: Packages, modules or classes that it may name beside this package's, torch's and torchvision's.
+        trusted: Packages, modules or classes that it may name beside those of `trust.MODULES`.
 
     Raises:
         UserError: It names others.
@@ -170,6 +175,9 @@ def settings(checkpoint: dict[str, Any], path: str | Path, trusted: Collection[s
         if values.pop("_instantiator", INSTANTIATOR) != INSTANTIATOR:
             raise UserError(f"{path} would be built by something else than LightningCLI (_instantiator): not trusted.")
     trust.check(given, path, trusted)
+    for name in ("backbone", "augment"):  # a text may be read as YAML, or name a file of it
+        if isinstance(given["model"].get(name), str):
+            raise UserError(f"{path} is not a checkpoint that mnist-lit has saved: its {name} is a text.")
     return {
         part: {name: value for name, value in values.items() if not str(name).startswith("_")}
         for part, values in given.items()

@@ -1,5 +1,6 @@
 """The LightningModule: everything between a batch of raw pixels and a digit."""
 
+import argparse
 import inspect
 import io
 import math
@@ -21,6 +22,7 @@ from mnist_lit.checkpoints import load, settings
 from mnist_lit.data import EVAL_BATCH_SIZE, Batch, MNISTDataModule
 from mnist_lit.metrics import Metrics, measure
 from mnist_lit.preprocess import Preprocess
+from mnist_lit.trust import limited
 
 EXAMPLE = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
 """A batch of one blank image."""
@@ -264,7 +266,7 @@ class DigitClassifier(LightningModule):
 
         Args:
             checkpoint_path: Its file, .ckpt or .safetensors.
-            trust: Packages whose classes it may name, beside this project's, torch's and torchvision's.
+            trust: Packages or modules whose classes it may name, beside this project's and torch.nn's.
             **arguments: Lightning's, and those of the class that are to be others than the checkpoint's.
 
         Raises:
@@ -275,15 +277,23 @@ class DigitClassifier(LightningModule):
         read = io.BytesIO()  # the very bytes that were looked at
         torch.save(checkpoint, read)
         read.seek(0)
-        return super().load_from_checkpoint(read, weights_only=True, **arguments)
+        try:
+            with limited(trust):
+                return super().load_from_checkpoint(read, weights_only=True, **arguments)
+        except argparse.ArgumentError as error:
+            raise UserError(f"{checkpoint_path} cannot be built again: {' '.join(str(error).split())}") from error
 
 
 # Lightning (2.6.6) asks at each step which arguments it takes, and Python would find them out anew
 DigitClassifier.training_step.__signature__ = inspect.signature(DigitClassifier.training_step)  # type: ignore[attr-defined]
 
 
-def load_classifier(path: Path) -> tuple[DigitClassifier, dict[str, Any]]:
+def load_classifier(path: Path, trust: Collection[str] = ()) -> tuple[DigitClassifier, dict[str, Any]]:
     """The classifier of a checkpoint, on the CPU and in evaluation mode, and what its data module was given.
+
+    Args:
+        path: Its file.
+        trust: As `DigitClassifier.load_from_checkpoint` takes it.
 
     Raises:
         UserError: It is no checkpoint, or one that does not say which network it holds.
@@ -291,5 +301,5 @@ def load_classifier(path: Path) -> tuple[DigitClassifier, dict[str, Any]]:
     checkpoint = load(path)
     if "backbone" not in checkpoint.get("hyper_parameters", {}):
         raise UserError(f"{path} does not say which network it holds: it was not saved by mnist-lit fit.")
-    model = DigitClassifier.load_from_checkpoint(path, map_location="cpu").eval()
+    model = DigitClassifier.load_from_checkpoint(path, trust=trust, map_location="cpu").eval()
     return model, checkpoint.get("datamodule_hyper_parameters", {})

@@ -25,6 +25,7 @@ from mnist_lit.runner import LOGS, run
 NEEDED: dict[str, Callable[[Any], bool]] = {
     "ckpt_path": lambda path: path is not None,  # each run begins anew
     "seed_everything": lambda seed: isinstance(seed, bool),  # a number to count up from
+    "data.images": bool,  # recipes are measured on MNIST's images
     "trainer.fast_dev_run": bool,
     "trainer.logger": lambda logger: logger not in (None, True),  # the curves are read back from TensorBoard's
     "trainer.enable_checkpointing": lambda enabled: enabled is False,

@@ -99,7 +99,7 @@ class DivergenceStop(Callback):
         Raises:
             DivergedError: They are not finite.
         """
-        if not all(torch.isfinite(weights).all() for weights in pl_module.parameters()):
+        if not all(torch.isfinite(tensor).all() for tensor in pl_module.state_dict().values()):
             raise self._error(trainer, "A weight became infinite or NaN")
 
     @staticmethod

@@ -14,11 +14,13 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mnist_lit import augment, backbones
+from mnist_lit import augment, backbones, trust
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
 
 _PARTS: dict[str, Callable[..., object]] = {"model": DigitClassifier, "data": MNISTDataModule, "trainer": Trainer}
+
+TRUST = "packages or modules whose classes a checkpoint may name, beside this project's and torch.nn's"
 
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|\n|$)")
 
@@ -35,6 +37,10 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+
+    def add_trust(self) -> None:
+        """Add the option that lets a checkpoint name more classes."""
+        self.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help=TRUST)
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with 2."""
@@ -126,6 +132,9 @@ def _one_line(message: str) -> str:
         unknown = re.search(r"(?:arguments: |option '|Option ')([^\s']+)", message)
         choice = _choice(unknown[1]) if unknown else ""
         return f"{' '.join(message.split())}{choice}; mnist-lit COMMAND --help lists what there is."
+    denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
+    if denied:
+        return trust.refusal("The checkpoint, or the recipe beside it,", denied[1])
     other = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message)
     if key and other:
         return f"--{key[1]} takes a class that is a {other[2]}, which {other[1]} is not."

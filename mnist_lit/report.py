@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
+from mnist_lit import durable
 from mnist_lit.classifier import EXAMPLE, DigitClassifier
 
 
@@ -58,8 +59,8 @@ def multiply_adds(model: DigitClassifier) -> int:
 def write_report(folder: Path, results: list[Result]) -> None:
     """Print the table of the runs' results and write it, the results and the plot into the folder."""
     text = table(results) + f"\n{results[0]['test_images']:,} test images. {results[0]['environment']}\n"
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (folder / "results.md").write_text(text)
+    durable.write(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    durable.write(folder / "results.md", text.encode())
     print(f"\n{text}")
     _plot(folder, results)
     print(f"{folder}: results.md, results.json, accuracy.png")

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from mnist_lit import UserError
+from mnist_lit import UserError, durable
 from mnist_lit.classifier import DigitClassifier, load_classifier
 from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
 from mnist_lit.parser import CommandParser
@@ -111,6 +111,7 @@ def main(args: list[str]) -> None:
     sources = "mnist: the official 10,000 test images (default); sample: 500 that need no download"
     parser.add_argument("--data.source", dest="source", choices=["mnist", "sample"], default="mnist", help=sources)
     parser.add_argument("--data.data_dir", dest="data_dir", default="data", help="folder of the official files (data)")
+    parser.add_trust()
     options = parser.parse_args(args)
     reference = sorted((Path(LOGS) / "reference").glob("ds_cnn_*/checkpoints/last.ckpt"))
     checkpoints = [Path(name) for name in options.checkpoints] or reference
@@ -118,7 +119,7 @@ def main(args: list[str]) -> None:
         raise UserError(f"Name a checkpoint: there is none below {LOGS}/reference here.")
     models = {}
     for path in checkpoints:
-        models[str(path)], trained_on = load_classifier(path)
+        models[str(path)], trained_on = load_classifier(path, options.trust)
         if (trained_on.get("source"), options.source) == ("mnist", "sample"):
             raise UserError(f"With --data.source sample {path} would be measured on images that it was trained on.")
     data = MNISTDataModule(source=options.source, data_dir=options.data_dir)
@@ -129,8 +130,8 @@ def main(args: list[str]) -> None:
     folder = Path(LOGS) / "robustness"
     folder.mkdir(parents=True, exist_ok=True)
     text = f"{table(measured)}\n{len(labels):,} test images. {describe_environment(torch.device('cpu'))}\n"
-    (folder / "robustness.md").write_text(text)
-    (folder / "robustness.json").write_text(json.dumps(measured, indent=2) + "\n")
+    durable.write(folder / "robustness.md", text.encode())
+    durable.write(folder / "robustness.json", (json.dumps(measured, indent=2) + "\n").encode())
     _plot(measured).savefig(folder / "robustness.png", dpi=100)
     print(f"{text}\n{folder}: robustness.md, robustness.json, robustness.png")
 

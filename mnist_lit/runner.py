@@ -1,5 +1,6 @@
 """fit, validate, test and predict: LightningCLI with this project's defaults."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO as TheirCheckpointIO
 
 from mnist_lit import UserError, trust
 from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled, drop_idle_hooks
@@ -21,7 +23,7 @@ from mnist_lit.cli import COMMANDS
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
 from mnist_lit.mistakes import check, told
-from mnist_lit.parser import Parser, names_backbone, spell_out
+from mnist_lit.parser import TRUST, Parser, names_backbone, spell_out
 from mnist_lit.pictures import pictures
 from mnist_lit.quiet import hushed
 from mnist_lit.stopping import Stopped
@@ -50,7 +52,7 @@ def main(args: list[str]) -> None:
         UserError: What was asked for cannot be done.
         SystemExit: The arguments are at fault, or ask for help.
     """
-    cli = run(args)
+    cli = run(args, tells_how_to_go_on=True)
     if cli.datamodule.failed:
         raise SystemExit(1)  # each was told
     last = Path(cli.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
@@ -59,8 +61,13 @@ def main(args: list[str]) -> None:
         print(f"  {_prefix()}tensorboard --logdir {os.path.relpath(cli.logs())}")
 
 
-def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
-    """Run fit, validate, test or predict, in the folder if one is given, and hand back what it ran with.
+def run(args: list[str], folder: Path | None = None, tells_how_to_go_on: bool = False) -> "DigitCLI":
+    """Run fit, validate, test or predict, and hand back what it ran with.
+
+    Args:
+        args: The command and its options.
+        folder: Folder of a run that is one of a comparison's or a search's.
+        tells_how_to_go_on: Whether a run that is broken off is kept, and the user told how it goes on.
 
     Raises:
         UserError: What was asked for cannot be done.
@@ -71,6 +78,7 @@ def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
             DigitClassifier,
             MNISTDataModule,
             folder=folder,
+            tells_how_to_go_on=tells_how_to_go_on,
             args=spell_out(args),
             parser_class=Parser,
             parser_kwargs={
@@ -90,20 +98,23 @@ def run(args: list[str], folder: Path | None = None) -> "DigitCLI":
 class DigitCLI(LightningCLI):
     """LightningCLI, where a checkpoint stands for the run it came from, and the user's word beats the checkpoint's."""
 
-    def __init__(self, *args: Any, folder: Path | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, folder: Path | None, tells_how_to_go_on: bool, **kwargs: Any) -> None:
         """Do all that the arguments say.
 
         Args:
             *args: LightningCLI's.
             folder: Folder of the run; where there is none, a new one to fit, and else that of the checkpoint's run.
+            tells_how_to_go_on: As `run` takes it.
             **kwargs: LightningCLI's.
         """
         self.run_folder = folder
         self.stands_alone = folder is None
+        self.tells_how_to_go_on = tells_how_to_go_on
         self.names_backbone = names_backbone(kwargs["args"])
         self.trained_steps = 0
         self.changed: list[str] = []  # options that are not what the checkpoint was trained with
-        super().__init__(*args, **kwargs)
+        with contextlib.ExitStack() as self.limits:
+            super().__init__(*args, **kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -116,8 +127,7 @@ class DigitCLI(LightningCLI):
         Where one is, there is no such default, whose arguments jsonargparse (4.53) would hand on to those of the same
         names.
         """
-        told = "Packages whose classes a checkpoint may name, beside this project's, torch's and torchvision's."
-        parser.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help=told)
+        parser.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help=TRUST)
         if not self.names_backbone:
             parser.set_defaults({"model.backbone": {"class_path": "mnist_lit.backbones.DS_CNN_V1"}})
 
@@ -142,7 +152,7 @@ class DigitCLI(LightningCLI):
         if command == "fit" and "optimizer_states" not in checkpoint:
             raise UserError(f"{path} holds weights alone, from which no run can go on.")
         # what the user names is the user's to trust
-        trusted = {*given.trust, *trust.foreign([given.model.as_dict(), given.trainer.as_dict()])}
+        trusted = {*given.trust, *trust.modules([given.model.as_dict(), given.trainer.as_dict()])}
         remembered = settings(checkpoint, path, trusted)
         self.trained_steps = checkpoint["global_step"]
         is_reference = (self.logs() / "reference").resolve() in path.resolve().parents  # tracked: nothing is added
@@ -159,10 +169,12 @@ class DigitCLI(LightningCLI):
         begun_with = json.dumps(remembered)
         if command == "fit" and self.run_folder:
             begun_with = str(self.run_folder / "config.yaml")  # all of it, such as the number of epochs
+            trusted |= {f"lightning.pytorch.{kind}" for kind in ("callbacks", "loggers", "plugins", "profilers")}
             try:
-                trust.check(yaml.safe_load(Path(begun_with).read_text()), begun_with, trusted | {"lightning"})
+                trust.check(yaml.safe_load(Path(begun_with).read_text()), begun_with, trusted)
             except (UnicodeDecodeError, yaml.YAMLError) as error:
                 raise UserError(f"{begun_with} is not a recipe: nothing but plain values may be in one.") from error
+        self.limits.enter_context(trust.limited(trusted))
         ours = [command, f"--config={begun_with}"]
         super().parse_arguments(parser, ours)
         begun = self.config[command]
@@ -232,7 +244,9 @@ class DigitCLI(LightningCLI):
         is_new = isinstance(logger, RunLogger)  # which has no folder yet
         is_new = is_new or (isinstance(logger, TensorBoardLogger) and not Path(logger.log_dir).exists())
         callbacks = [*_listed(options.callbacks), RunRecord(is_new), *pictures(), RandomState(), DivergenceStop()]
-        kwargs["plugins"] = [*_listed(options.plugins), CheckpointIO()]
+        plugins = _listed(options.plugins)
+        keeps_own_way = any(isinstance(plugin, TheirCheckpointIO) for plugin in plugins)
+        kwargs["plugins"] = plugins if keeps_own_way else [*plugins, CheckpointIO()]
         keeps_own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
         if options.enable_progress_bar is not False:
             callbacks.append(ProgressBar(refresh_rate=2))  # times a second
@@ -262,7 +276,7 @@ class DigitCLI(LightningCLI):
             last = Path(self.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
             if not self.stands_alone:
                 print("The finished runs are kept; to go on: the same command with --resume")
-            elif self.trainer.logger and last.exists():
+            elif self.tells_how_to_go_on and self.trainer.logger and last.exists():
                 print(f"The last whole epoch is kept; to go on: {_next(self, 'fit', last)}")
             raise
 
@@ -273,9 +287,9 @@ def _next(cli: "DigitCLI", command: str, checkpoint: Path) -> str:
     options = ["--ckpt_path", str(checkpoint)]
     if command != "fit" and cli.datamodule.source == "mnist" and str(cli.datamodule.data_dir) != "data":
         options += ["--data.data_dir", str(cli.datamodule.data_dir)]
-    named = trust.foreign([given.model.as_dict(), given.trainer.as_dict() if command == "fit" else {}])
-    packages = {path.partition(".")[0] for path in named} - {"lightning"}
-    options += ["--trust", *sorted(packages)] if packages else []
+    named = trust.modules([given.model.as_dict(), given.trainer.as_dict() if command == "fit" else {}])
+    named = {module for module in named if not module.startswith("lightning.")}
+    options += ["--trust", *sorted(named)] if named else []
     program = "python -m mnist_lit" if Path(sys.argv[0]).name == "__main__.py" else "mnist-lit"
     return f"{_prefix()}{program} {command} {shlex.join(options)}"
 

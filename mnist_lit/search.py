@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mnist_lit import UserError
+from mnist_lit import UserError, durable
 from mnist_lit.compare import begin, resolve
 from mnist_lit.keepers import DivergedError
 from mnist_lit.parser import CommandParser
@@ -97,7 +97,7 @@ def main(args: list[str]) -> None:
         print(f"\nTrial {trial.number} ({done + 1} of {options.trials}): {' '.join(proposed)}")
         study.tell(trial, _measure(trial, folder / f"trial_{trial.number}", [*given, *proposed], seeds))
     text = table(study)
-    (folder / "search.md").write_text(text)
+    durable.write(folder / "search.md", text.encode())
     print(f"\n{text}\n{folder}: search.md, study.log")
 
 

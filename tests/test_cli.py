@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
@@ -167,7 +168,9 @@ def test_a_step_does_not_look_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("main")
 def test_a_step_calls_no_hook_that_does_nothing() -> None:
     options = ["--data.val_size=50", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
-    fit = run(["fit", f"--trainer.callbacks={__name__}.Seen", *options])
+    seen_too = ["--trainer.callbacks+=lightning.pytorch.callbacks.LambdaCallback"]
+    seen_too.append(f"--trainer.callbacks.on_train_batch_end={__name__}.seen")
+    fit = run(["fit", f"--trainer.callbacks={__name__}.Seen", *seen_too, *options])
     called = {
         (type(callback), hook)
         for callback in fit.trainer.callbacks  # type: ignore[attr-defined]
@@ -175,17 +178,23 @@ def test_a_step_calls_no_hook_that_does_nothing() -> None:
         if callable(getattr(callback, hook))
     }
     assert {(Seen, "on_after_backward"), (ProgressBar, "on_train_batch_end")} <= called
+    called -= {(LambdaCallback, "on_train_batch_end")}  # its own, not its class's
     assert all(getattr(kind, hook) is not getattr(Callback, hook) for kind, hook in called)
-    assert Seen.steps == 2  # 250 images in batches of 128
+    assert Seen.steps == Seen.batches == 2  # 250 images in batches of 128
 
 
 class Seen(Callback):
     """A user's callback with one hook."""
 
     steps = 0
+    batches = 0
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         Seen.steps += 1
+
+
+def seen(*_: Any) -> None:
+    Seen.batches += 1
 
 
 def test_the_bar_reads_its_figures_now_and_then(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import shutil
 import sys
 import zipfile
@@ -101,6 +102,9 @@ def test_a_pickle_runs_nothing(
     assert not Path("canary").exists()
 
 
+NESTED = {"encoder_layer": "{class_path: evil.Net}", "num_layers": 1}
+GRAPH = {"body": {"_code": "forward = print"}, "import_block": "import evil"}
+REFUSED = r"--trust |_instantiator|its \w+ is a text|cannot be built again"
 LAYER = {"d_model": 8, "nhead": 1, "activation": "evil.payload"}
 
 
@@ -112,6 +116,12 @@ LAYER = {"d_model": 8, "nhead": 1, "activation": "evil.payload"}
         {"augment": {"class_path": "evil.Net"}},
         {"backbone": {"class_path": "torch.nn.TransformerEncoderLayer", "init_args": LAYER}},
         {"backbone": {"class_path": "torch.nn.Sequential", "dict_kwargs": {"a": {"class_path": "evil.Net"}}}},
+        {"backbone": "{class_path: evil.Net}"},
+        {"augment": "{class_path: evil.Net}"},
+        {"backbone": "./sub.yaml"},
+        {"backbone": {"class_path": "torch.nn.TransformerEncoder", "init_args": NESTED}},
+        {"backbone": {"class_path": "torch.fx.graph_module.reduce_graph_module", "init_args": GRAPH}},
+        {"backbone": {"class_path": "torchvision.models.resnet18", "init_args": {"weights": "DEFAULT"}}},
         {"_instantiator": "evil.payload"},
         {"_class_path": "evil.Net"},
     ],
@@ -121,18 +131,28 @@ def test_a_hostile_class_runs_nothing(
     stranger: dict[str, Any], main: Main, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
 ) -> None:
     stranger["hyper_parameters"] |= change
+    Path("sub.yaml").write_text("class_path: evil.Net")
     torch.save(stranger, "stranger.ckpt")
     for line in ("fit --ckpt_path", "validate --ckpt_path", "test --ckpt_path", "predict --ckpt_path", "robustness"):
         told = error(main, f"{line} stranger.ckpt", capsys)
-        assert "--trust evil" in told or "_instantiator" in told
-    with pytest.raises(UserError, match=r"--trust evil|_instantiator"):
+        assert re.search(REFUSED, told), told
+    with pytest.raises(UserError, match=REFUSED):
         DigitClassifier.load_from_checkpoint("stranger.ckpt")
+    assert not Path("canary").exists()
+
+
+def test_settings_under_a_name_of_long_ago_are_not_read(stranger: dict[str, Any]) -> None:
+    stranger["hparams"] = stranger["module_arguments"] = {"augment": {"class_path": "evil.Net"}}
+    torch.save(stranger, "stranger.ckpt")
+    assert DigitClassifier.load_from_checkpoint("stranger.ckpt").augment is None
     assert not Path("canary").exists()
 
 
 @pytest.mark.parametrize(
     "text",
     [
+        "model: ./nested.yaml",
+        "model: {backbone: '{class_path: evil.Net}'}",
         "trainer: {callbacks: [{class_path: evil.Net}]}",
         "trainer: {callbacks: evil.Net}",
         "model: {backbone: evil.Net}",
@@ -145,9 +165,11 @@ def test_a_hostile_class_runs_nothing(
 def test_a_hostile_recipe_beside_a_checkpoint_runs_nothing(
     main: Main, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
+    for folder in (Path(), RUN):
+        (folder / "nested.yaml").write_text("backbone: {class_path: evil.Net}")
     (RUN / "config.yaml").write_text(text)
     told = error(main, "fit --ckpt_path last", capsys)
-    assert "config.yaml names evil.Net" in told or "config.yaml is not a recipe" in told
+    assert "names evil.Net" in told or "config.yaml is not a recipe" in told
     assert not Path("canary").exists()
 
 
