@@ -43,7 +43,7 @@ class MNISTDataModule(LightningDataModule):
         show: Draw what the network was given of each picture into predictions.png.
 
     Raises:
-        UserError: The batch size is less than 1.
+        UserError: The batch size is less than 1, or pictures are spoken of and none are named.
     """
 
     def __init__(
@@ -60,6 +60,8 @@ class MNISTDataModule(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise UserError(f"--data.batch_size must be 1 or more, not {batch_size}.")
+        if not images and (show or invert is not None):
+            raise UserError(f"--data.{'show' if show else 'invert'} is for pictures: name them with --data.images.")
         # what the checkpoint remembers: the experiment, not the machine
         self.save_hyperparameters("source", "batch_size", "val_size", logger=False)
         self.source = source

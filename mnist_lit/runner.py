@@ -276,8 +276,9 @@ class DigitCLI(LightningCLI):
             last = Path(self.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
             if not self.stands_alone:
                 print("The finished runs are kept; to go on: the same command with --resume")
-            elif self.tells_how_to_go_on and self.trainer.logger and last.exists():
-                print(f"The last whole epoch is kept; to go on: {_next(self, 'fit', last)}")
+            elif self.tells_how_to_go_on and self.trainer.logger:
+                kept = f"The last whole epoch is kept; to go on: {_next(self, 'fit', last)}"
+                print(kept if last.exists() else "Nothing was kept, for the run had not begun.")
             raise
 
 
