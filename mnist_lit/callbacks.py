@@ -176,8 +176,9 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Write the probabilities' (N, 10) two largest."""
         data = getattr(trainer, "datamodule", None)
-        pictures = data.pictures if isinstance(data, MNISTDataModule) else []
         confidences, digits = torch.cat(list(predictions)).topk(2, dim=1)
+        # --trainer.limit_predict_batches may leave the last ones out
+        pictures = data.pictures[: len(digits)] if isinstance(data, MNISTDataModule) else []
         images = pictures or map(str, range(len(digits)))
         rows = [["file" if pictures else "image", "digit", "confidence", "second_guess", "second_confidence"]]
         for image, (digit, second), (confidence, rest) in zip(
@@ -192,7 +193,7 @@ class PredictionWriter(BasePredictionWriter):
         written = str(self.path)
         if isinstance(data, MNISTDataModule) and pictures and data.show:
             sheet = self.path.with_suffix(".png")
-            _contact_sheet(data.splits["test"].images, rows[1:]).savefig(sheet, dpi=100)
+            _contact_sheet(data.splits["test"].images[: len(digits)], rows[1:]).savefig(sheet, dpi=100)
             written += f", {sheet}"
         print(f"{len(digits):,} predictions: {written}")
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,7 +45,7 @@ def main(args: list[str]) -> None:
 
     Raises:
         UserError: The checkpoint cannot be read, or the port is taken.
-        SystemExit: The arguments are at fault, or ask for help.
+        SystemExit: The arguments are at fault, or ask for help; or Ctrl-C has ended it.
     """
     parser = CommandParser(
         "demo",
@@ -62,10 +63,7 @@ def main(args: list[str]) -> None:
         raise UserError(f"--port {options.port} cannot be used ({error}): give another, or 0 for any.") from error
     with server:
         print(f"Draw a digit at http://127.0.0.1:{server.server_port} (Ctrl-C ends this)", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print()
+        server.serve_forever()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -84,7 +82,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Answer a picture with probabilities (10) and pixels (784), or with why there are none."""
-        length = int(self.headers.get("Content-Length", 0))
+        told = self.headers.get("Content-Length", "")
+        length = int(told) if re.fullmatch("[0-9]{1,9}", told) else 0
         if self.path not in ("/drawing", "/photo") or not 0 < length <= MAX_BYTES:
             self.send_error(HTTPStatus.BAD_REQUEST)
         elif self._is_asked_here():
@@ -92,9 +91,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send("application/json", json.dumps(answer).encode())
 
     def _is_asked_here(self) -> bool:
-        """Whether the page is asked for by this machine's name, and not by a name that another page has given it."""
-        port = self.connection.getsockname()[1]
-        if self.headers.get("Host") in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        """Whether it is asked by this page or the address bar, and not by another page or a name that it has given."""
+        port, host, origin = self.connection.getsockname()[1], self.headers.get("Host"), self.headers.get("Origin")
+        if host in (f"127.0.0.1:{port}", f"localhost:{port}") and origin in (None, f"http://{host}"):
             return True
         self.send_error(HTTPStatus.FORBIDDEN)
         return False

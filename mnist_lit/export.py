@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mnist_lit import UserError
+from mnist_lit import UserError, durable
 from mnist_lit.classifier import DigitClassifier, load_classifier
 from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
 from mnist_lit.parser import CommandParser
@@ -88,22 +88,24 @@ def main(args: list[str]) -> None:
     data.setup("test")
     parts = OrderedDict(preprocess=model.preprocess, backbone=model.backbone, softmax=nn.Softmax(dim=1))
     network = nn.Sequential(parts).eval()
+    test = data.splits["test"]
+    with tempfile.TemporaryDirectory() as folder:  # an earlier file stays until this one is known to be right
+        written = Path(folder) / output.name
+        read = _write(network, options.format, written, data)
+        compared = _compare(network, read, test.images, test.labels, options.format == "int8")
+        weights = f"{model.parameter_count:,} parameters in {_weight_bytes(written, model):,} bytes"
+        content = written.read_bytes()
     try:
-        read = _write(network, options.format, output, data)
+        durable.write(output, content)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
-    weights = f"{model.parameter_count:,} parameters in {_weight_bytes(output, model):,} bytes"
-    print(f"{output}: {output.stat().st_size:,} bytes; {weights}, {multiply_adds(model):,} multiply-adds an image")
-    try:
-        print(_compare(network, read, data.splits["test"].images, data.splits["test"].labels, options.format == "int8"))
-    except UserError:
-        output.unlink()
-        raise
+    print(f"{output}: {len(content):,} bytes; {weights}, {multiply_adds(model):,} multiply-adds an image")
+    print(compared)
     print(f"One image takes {_latency_ms(read):.2f} ms, on one thread. {describe_environment(torch.device('cpu'))}")
 
 
 def _write(network: nn.Module, kind: str, output: Path, data: MNISTDataModule) -> Read:
-    """Write the network of images to probabilities in a format, and give what reads it."""
+    """Write the network of images to probabilities in a format, into a folder for it, and give what reads it."""
     example = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
     for node in program.graph.nodes:
@@ -123,17 +125,16 @@ def _write(network: nn.Module, kind: str, output: Path, data: MNISTDataModule) -
     onnx.save(graph, output)
     if kind == "int8":
         data.setup("fit")
-        with tempfile.TemporaryDirectory() as folder:
-            plain = Path(folder) / "plain.onnx"
-            quant_pre_process(output, plain, skip_optimization=True, skip_symbolic_shape=True)
-            quantize_static(
-                plain,
-                output,
-                _Images(data.splits["train"].images[:CALIBRATED_ON]),
-                op_types_to_quantize=["Conv", "Gemm"],  # preprocessing stays as it is
-                per_channel=True,
-                weight_type=QuantType.QInt8,
-            )
+        plain = output.with_suffix(".plain.onnx")
+        quant_pre_process(output, plain, skip_optimization=True, skip_symbolic_shape=True)
+        quantize_static(
+            plain,
+            output,
+            _Images(data.splits["train"].images[:CALIBRATED_ON]),
+            op_types_to_quantize=["Conv", "Gemm"],  # preprocessing stays as it is
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
     onnx.checker.check_model(onnx.load(output), full_check=True)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1

@@ -1,7 +1,9 @@
 """A person's pictures of digits in the form of MNIST's images."""
 
+import contextlib
 import glob
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,12 @@ except ModuleNotFoundError as error:
 
 from mnist_lit.ink import Array, UnreadableError, disc, find_digit
 
+FORMATS = (
+    *("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "ICNS"),
+    *("PCX", "PSD", "QOI", "SGI"),
+)
+"""Of Pillow's formats those that it decodes itself: for EPS it would run Ghostscript on a stranger's program."""
+
 MAX_PIXELS = 50_000_000
 """Pixels of the largest picture that is read."""
 
@@ -28,6 +36,17 @@ DIGIT = 200
 
 STROKE = (20, 34)
 """Pixels that a stroke of such a digit is brought between."""
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tell whatever a picture leads Pillow, OpenCV and numpy to, so that the other pictures are answered."""
+    try:
+        yield
+    except UnreadableError:
+        raise
+    except Exception as error:
+        raise UnreadableError(f"not to be read ({(str(error) or 'damaged').splitlines()[0]})") from error
 
 
 def load_digits(names: list[str], invert: bool | None = None) -> tuple[dict[str, Array], dict[str, str]]:
@@ -59,26 +78,25 @@ def load_digits(names: list[str], invert: bool | None = None) -> tuple[dict[str,
     return digits, failed
 
 
+@_told()
 def open_picture(file: Any) -> Image.Image:
     """A picture as RGB, upright, with what is transparent filled.
 
     Raises:
-        UnreadableError: The file (a path, or what can be read) is no picture that Pillow reads.
+        UnreadableError: The file (a path, or what can be read) is no picture in one of FORMATS.
     """
+    Image.init()  # before it Pillow does not know all of its formats
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableError(f"{image.width * image.height / 1e6:.0f} megapixels are more than 50")
             image.draft("RGB", (WORKED_ON[1], WORKED_ON[1]))  # a JPEG need not be decoded in full
             return _to_rgb(ImageOps.exif_transpose(image))
-    except UnreadableError:
-        raise
     except UnidentifiedImageError as error:
-        raise UnreadableError("not a picture in a format that Pillow reads") from error
+        raise UnreadableError("not a picture in a usual format, such as JPEG or PNG") from error
     except Image.DecompressionBombError as error:
         raise UnreadableError("more than 50 megapixels") from error
-    except Exception as error:  # Pillow raises whatever the bytes lead it to
-        raise UnreadableError(f"not to be read ({(str(error) or 'damaged').splitlines()[0]})") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -98,6 +116,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+@_told()
 def digit_of(image: Image.Image, invert: bool | None = None) -> Array:
     """The digit in an RGB picture as MNIST would show it: uint8 (28, 28), white on black.
 
@@ -116,6 +135,7 @@ def digit_of(image: Image.Image, invert: bool | None = None) -> Array:
     return mnist_form(*find_digit(pixels, invert))
 
 
+@_told()
 def mnist_form(soft: Array, threshold: float) -> Array:
     """Ink (H, W) as MNIST has it: 20 pixels long, strokes as wide as those of its writers, centred by mass in 28x28.
 
@@ -132,6 +152,8 @@ def mnist_form(soft: Array, threshold: float) -> Array:
     large = cv2.GaussianBlur(np.pad(large, STROKE[0]).astype(np.float32), (0, 0), 2)
     shape = _with_usual_strokes((large > threshold).astype(np.uint8))
     ys, xs = np.nonzero(shape)
+    if not len(ys):
+        raise UnreadableError("no digit found, its strokes are too thin and faint")
     shape = shape[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
     scale = 20 / max(shape.shape)
     size = max(1, round(shape.shape[1] * scale)), max(1, round(shape.shape[0] * scale))

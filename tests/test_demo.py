@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -134,7 +135,7 @@ def test_a_photo_is_read_and_a_bad_one_told(page: Chrome, tmp_path: Path) -> Non
     seen: list[int] = page.execute_script("return [...seen.getImageData(0, 0, 28, 28).data]")
     assert max(seen[::4]) > 200
     chosen.send_keys(str(tmp_path / "bad.png"))
-    assert answer(page, "No answer") == "No answer: not a picture in a format that Pillow reads."
+    assert answer(page, "No answer") == "No answer: not a picture in a usual format, such as JPEG or PNG."
 
 
 @needs_chromium
@@ -164,9 +165,47 @@ def test_the_page_is_for_keyboards_and_phones(page: Chrome) -> None:
 
 
 def test_other_names_and_other_paths_are_refused(address: str) -> None:
-    for path, host, code in (("", "elsewhere.example:80", 403), ("/../pyproject.toml", None, 404)):
-        request = urllib.request.Request(address + path, headers={"Host": host} if host else {})
+    for path, headers, data, code in (
+        ("", {"Host": "elsewhere.example:80"}, None, 403),
+        ("/../pyproject.toml", {}, None, 404),
+        ("/photo", {"Origin": "http://elsewhere.example"}, b"7", 403),
+        ("/photo", {"Origin": "null"}, b"7", 403),
+        ("/photo", {"Content-Length": "abc"}, b"7", 400),
+    ):
+        request = urllib.request.Request(address + path, data, headers)
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=10)
         refused.value.close()
         assert refused.value.code == code
+
+
+def test_ctrl_c_ends_it_with_130_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mnist_lit", "demo", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout
+        assert "Ctrl-C ends this" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == 130
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_clear_and_strokes_take_photos_away(page: Chrome, tmp_path: Path) -> None:
+    picture(64, True).image.save(tmp_path / "four.jpg")
+    chosen = page.find_element(By.ID, "photo")
+    for _ in range(2):  # the same photo again
+        chosen.send_keys(str(tmp_path / "four.jpg"))
+        assert "It reads 4, " in answer(page, "It reads 4")
+        # an image of what was drawn that is ready only after Clear
+        page.execute_script("drawn(); paper.toBlob = take => setTimeout(() => take(new Blob(['7'])), 300)")
+        time.sleep(0.2)
+        page.find_element(By.ID, "clear").click()
+        time.sleep(1)
+        assert answer(page, "Nothing drawn") == "Nothing drawn yet."
+        assert page.execute_script("return $('photo').value") == ""
+        page.execute_script("delete paper.toBlob")
+    chosen.send_keys(str(tmp_path / "four.jpg"))
+    assert "It reads 4, " in answer(page, "It reads 4")
+    draw(page, HELD_OUT_STROKES[7], False)
+    assert "It reads 7, " in answer(page, "It reads 7")

@@ -13,6 +13,7 @@ import torch
 
 from mnist_lit import UserError, cli, export
 from mnist_lit.classifier import DigitClassifier
+from mnist_lit.data import MNISTDataModule
 
 Main = Callable[[str], None]
 CHECKPOINT = "lightning_logs/ds_cnn_v1/version_0/checkpoints/last.ckpt"
@@ -67,6 +68,23 @@ def test_the_reference_is_exported_as_told(official_mnist: str, main: Main, caps
     assert float(lossy[0]) == pytest.approx(float(lossy[1]), abs=0.05)
     weights = [tensor for tensor in onnx.load("digits_int8.onnx").graph.initializer if "backbone" in tensor.name]
     assert sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in weights) < 10_000
+
+
+def test_a_failed_export_leaves_what_was_there(trained: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(data: MNISTDataModule, stage: str) -> None:
+        if stage == "fit":
+            raise UserError("no training images")
+        setup(data, stage)
+
+    Path("digits.onnx").write_text("earlier")
+    setup = MNISTDataModule.setup
+    monkeypatch.setattr(MNISTDataModule, "setup", fail)
+    monkeypatch.setattr(export, "TOLERANCE", -1)
+    for options, told in (("", "it reads 0 digits otherwise"), ("--format int8", "no training images")):
+        with pytest.raises(SystemExit, match=told):
+            trained(f"export --ckpt_path {CHECKPOINT} {options}")
+    assert Path("digits.onnx").read_text() == "earlier"
+    assert not Path("digits_int8.onnx").exists()
 
 
 def test_mistakes_in_an_export_are_told(trained: Main, monkeypatch: pytest.MonkeyPatch) -> None:

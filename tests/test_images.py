@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,8 +14,8 @@ from PIL import Image, ImageDraw
 from PIL.ImageOps import invert
 
 from mnist_lit.classifier import load_classifier
-from mnist_lit.images import digit_of, load_digits, open_picture
-from mnist_lit.ink import UnreadableError
+from mnist_lit.images import digit_of, load_digits, mnist_form, open_picture
+from mnist_lit.ink import UnreadableError, find_digit
 from mnist_lit.parser import spell_out
 
 Main = Callable[[str], None]
@@ -148,6 +149,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "huge.png": (lambda path: Image.new("1", (10_001, 5_001)).save(path), "50 megapixels"),
     "huger.png": (lambda path: Image.new("1", (20_000, 10_001)).save(path), "50 megapixels"),
     "thin.png": (lambda path: Image.new("1", (2_000, 9)).save(path), "2000 x 9 pixels"),
+    "postscript.jpg": (lambda path: seven().save(path, "EPS"), "not a picture in a usual format"),
     "folder": (Path.mkdir, "no file in this folder"),
 }
 
@@ -161,6 +163,27 @@ def test_a_bad_picture_is_told_in_a_line(name: str, tmp_path: Path) -> None:
     assert failed.keys() == {str(tmp_path / name)}
     assert why in failed[str(tmp_path / name)]
     assert "\n" not in failed[str(tmp_path / name)]
+
+
+def test_a_faint_hair_is_told() -> None:
+    hair = np.zeros((100, 100))
+    hair[50, 20:80] = 0.51
+    with pytest.raises(UnreadableError, match="too thin and faint"):
+        mnist_form(hair, threshold=0.5)
+
+
+def test_a_picture_that_opencv_fails_on_ends_no_other_s_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(pixels: Array, invert: bool | None) -> tuple[Array, float]:
+        if pixels.shape[0] > pixels.shape[1]:
+            return find_digit(pixels, invert)
+        raise cv2.error("OpenCV: assertion failed\nin a file")
+
+    monkeypatch.setattr("mnist_lit.images.find_digit", find)
+    seven().rotate(90, expand=True).save(tmp_path / "fails.png")
+    seven().save(tmp_path / "seven.png")
+    digits, failed = load_digits([str(tmp_path)])
+    assert digits.keys() == {str(tmp_path / "seven.png")}
+    assert failed == {str(tmp_path / "fails.png"): "not to be read (OpenCV: assertion failed)"}
 
 
 def test_a_person_can_force_how_a_picture_is_taken() -> None:
@@ -184,7 +207,9 @@ def test_lists_of_pictures_are_taken_as_a_shell_gives_them(given: list[str], spe
     assert spell_out(given) == spelled
 
 
-def test_predict_answers_for_the_good_ones_and_tells_the_bad(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_answers_for_the_good_ones_and_tells_the_bad(
+    main: Main, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("mine").mkdir()
     seven().save("mine/it's a, seven [1].png")
     picture(14, True).image.save("mine/four.jpg")
@@ -207,6 +232,9 @@ def test_predict_answers_for_the_good_ones_and_tells_the_bad(main: Main, capsys:
     with Image.open("predictions.png") as sheet:
         assert sheet.width > 200
     main(f"{predict} --data.images mine/four.jpg --data.invert=false")  # and no exit code
+    monkeypatch.setattr("mnist_lit.data.EVAL_BATCH_SIZE", 1)
+    main(f"{predict} --data.images 'mine/*.*g' --data.show --trainer.limit_predict_batches=1")
+    assert len(Path("predictions.csv").read_text().splitlines()) == 2
     with pytest.raises(SystemExit) as end:
         main(f"{predict} --data.images nowhere")
     assert end.value.code == "mnist-lit: error: nowhere: there is no such file."
