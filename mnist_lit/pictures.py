@@ -13,6 +13,7 @@ from torchvision.utils import make_grid
 from mnist_lit.callbacks import hyper_parameters, tensorboard
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
+from mnist_lit.keepers import RandomState
 from mnist_lit.report import describe_environment, markdown, multiply_adds
 
 PICTURED = 12
@@ -57,8 +58,9 @@ class Filters(Callback):
     """The filters of the first convolution, before and after the training, black for the lowest weight of each."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw those that training begins with."""
-        self._draw(trainer, pl_module)
+        """Draw those that training begins with, and not those that a resumed run goes on with."""
+        if trainer.ckpt_path is None:
+            self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw those that training ends with."""
@@ -94,7 +96,7 @@ class _Tested(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier test."""
-        self.batches: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.batches: list[tuple[Tensor, ...]] = []
 
     def on_test_batch_end(
         self,
@@ -105,34 +107,42 @@ class _Tested(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a batch, with its probabilities."""
-        images, labels = batch
+        """Keep what is needed of a batch."""
         if tensorboard(trainer) and isinstance(outputs, Tensor):
-            self.batches.append((images.cpu(), labels.cpu(), outputs.detach().softmax(dim=1).cpu()))
+            images, labels = batch
+            kept = self.needed(images, labels, outputs.detach().softmax(dim=1))
+            self.batches.append(tuple(part.cpu() for part in kept))
 
-    def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (N, 1, 28, 28), labels (N,) and probabilities (N, 10) of the whole test."""
-        images, labels, probabilities = (torch.cat(parts) for parts in zip(*self.batches, strict=True))
-        self.batches = []
-        return images, labels, probabilities
+    def needed(self, images: Tensor, labels: Tensor, probabilities: Tensor) -> tuple[Tensor, ...]:
+        """What is needed of images (N, 1, 28, 28), labels (N,) and probabilities (N, 10)."""
+        raise NotImplementedError
+
+    def gathered(self) -> list[Tensor]:
+        """What was needed of the whole test."""
+        parts, self.batches = self.batches, []
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
 class WorstErrors(_Tested):
     """The test images that were misread most confidently."""
+
+    def needed(self, images: Tensor, labels: Tensor, probabilities: Tensor) -> tuple[Tensor, ...]:
+        """Those that were misread, their labels, what they were read as and how confidently."""
+        confidences, guesses = probabilities.max(dim=1)
+        wrong = guesses != labels
+        return images[wrong], labels[wrong], guesses[wrong], confidences[wrong]
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw them, with the truth and what was read."""
         logger = tensorboard(trainer)
         if logger is None or not self.batches or not isinstance(pl_module, DigitClassifier):
             return
-        images, labels, probabilities = self.gathered()
-        confidences, guesses = probabilities.max(dim=1)
-        wrong = (guesses != labels).nonzero().flatten()
-        worst = wrong[confidences[wrong].argsort(descending=True)][:WORST]
+        images, labels, guesses, confidences = self.gathered()
+        worst = confidences.argsort(descending=True)[:WORST]
         figure = Figure(figsize=(6.4, 7.2), layout="constrained")
         axes = figure.subplots()
         axes.axis("off")
-        axes.set_title(f"{len(worst)} of {len(wrong)} misread: digit → read as, confidence")
+        axes.set_title(f"{len(worst)} of {len(images)} misread: digit → read as, confidence")
         mosaic = np.ones((6 * 38, 6 * 34))
         for place, index in enumerate(worst.tolist()):
             top, left = place // 6 * 38, place % 6 * 34
@@ -146,12 +156,16 @@ class WorstErrors(_Tested):
 class PrecisionRecall(_Tested):
     """For each digit, how many of the test images read as it are it, by how many of its images are found."""
 
+    def needed(self, images: Tensor, labels: Tensor, probabilities: Tensor) -> tuple[Tensor, ...]:
+        """Labels and probabilities."""
+        return labels, probabilities
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the curves."""
         logger = tensorboard(trainer)
         if logger is None or not self.batches or not isinstance(pl_module, DigitClassifier):
             return
-        _, labels, probabilities = self.gathered()
+        labels, probabilities = self.gathered()
         for digit in range(10):
             found = labels == digit, probabilities[:, digit]
             logger.experiment.add_pr_curve(f"test/digit_{digit}", *found, global_step=pl_module.last_step)
@@ -162,9 +176,9 @@ def _stages(model: DigitClassifier, images: Tensor) -> Figure:
     """A picture of images (N, 1, 28, 28), a column each, as they go from the data to the backbone."""
     stages = {"MNIST": images, "network's input": model.preprocess(images)}
     if model.augment:
-        # what is drawn for a picture changes no run
-        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-            augmented = model.augment(model.preprocess.prepare(images))
+        before = RandomState().state_dict()  # what is drawn for a picture changes no run
+        augmented = model.augment(model.preprocess.prepare(images))
+        RandomState().load_state_dict(before)
         stages["network's input in training, augmented"] = model.preprocess.normalise(augmented)
     figure = Figure(figsize=(len(images), len(stages) + 0.5), layout="constrained")
     for axes, (name, stage) in zip(figure.subplots(len(stages)), stages.items(), strict=True):

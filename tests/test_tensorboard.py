@@ -1,13 +1,25 @@
 """What the real TensorBoard serves of a run."""
 
 import json
+import random
 import re
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from mnist_lit.backbones import DS_CNN_V1
+from mnist_lit.classifier import DigitClassifier
+from mnist_lit.pictures import Filters, PrecisionRecall, WorstErrors, _stages
 
 Main = Callable[[str], None]
 
@@ -108,3 +120,45 @@ def test_tensorboard_shows_the_run(main: Main) -> None:
         for fact in ("DS_CNN_V1", "5,226", "multiply-adds", "250", "torch"):
             assert fact in card["text"]
         assert "block1" in str(server.get(f"graphs/graph?run={run}"))
+
+
+def test_a_resumed_run_draws_no_filters_as_those_before_training(tmp_path: Path) -> None:
+    trainer = Trainer(logger=TensorBoardLogger(tmp_path), accelerator="cpu", enable_checkpointing=False)
+    trainer.ckpt_path = "last.ckpt"
+    Filters().on_fit_start(trainer, DigitClassifier(DS_CNN_V1()))
+    assert not list(tmp_path.rglob("events*"))
+    trainer.ckpt_path = None
+    Filters().on_fit_start(trainer, DigitClassifier(DS_CNN_V1()))
+    assert list(tmp_path.rglob("events*"))
+
+
+class _Shaken(nn.Module):
+    """An augmentation that draws from every generator."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images + random.random() * np.random.random() * torch.rand(1)  # noqa: NPY002
+
+
+def test_a_picture_of_the_augmentation_draws_no_random_numbers_of_the_run() -> None:
+    model = DigitClassifier(DS_CNN_V1(), augment=_Shaken())
+
+    def drawn() -> tuple[float, float, float]:
+        return random.random(), np.random.random(), torch.rand(1).item()  # noqa: NPY002
+
+    seed_everything(1)
+    expected = drawn()
+    seed_everything(1)
+    _stages(model, torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
+    assert drawn() == expected
+
+
+def test_of_a_test_only_what_is_shown_is_kept(tmp_path: Path) -> None:
+    trainer = Trainer(logger=TensorBoardLogger(tmp_path), accelerator="cpu", enable_checkpointing=False)
+    images, labels = torch.zeros(100, 1, 28, 28, dtype=torch.uint8), torch.arange(100) % 10
+    logits = 9 * nn.functional.one_hot(labels, 10).float()
+    logits[3] = -logits[3]
+    model = DigitClassifier(DS_CNN_V1())
+    for callback, kept in ((WorstErrors(), 784 + 3), (PrecisionRecall(), 1100)):
+        callback.on_test_start(trainer, model)
+        callback.on_test_batch_end(trainer, model, logits, (images, labels), 0)
+        assert sum(part.numel() for part in callback.batches[0]) == kept
