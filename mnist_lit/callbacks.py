@@ -195,7 +195,7 @@ class PredictionWriter(BasePredictionWriter):
             sheet = self.path.with_suffix(".png")
             _contact_sheet(data.splits["test"].images[: len(digits)], rows[1:]).savefig(sheet, dpi=100)
             written += f", {sheet}"
-        print(f"{len(digits):,} predictions: {written}")
+        print(f"{len(digits):,} prediction{'s' * (len(digits) != 1)}: {written}")
 
 
 def _contact_sheet(images: torch.Tensor, rows: list[list[str]]) -> Figure:

@@ -37,7 +37,8 @@ class MNISTDataModule(LightningDataModule):
         val_size: Images held out for validation, 5,000 by default: the last of the official training images, which
             others wrote than the ones before; or 500 of the sample, whose order tells nothing of the writers.
         watch_test: Evaluate the test set too after each epoch, as a curve to look at; nothing depends on it.
-        images: For predict: your own pictures of digits, instead of the test set; files, folders or glob patterns.
+        images: For predict: your own pictures of digits, instead of the test set; files, folders (what lies directly in
+            them) or glob patterns.
         invert: Whether the digits in the pictures are lighter than what they are written on; by default, each picture
             tells.
         show: Draw what the network was given of each picture into predictions.png.

@@ -55,8 +55,10 @@ def main(args: list[str]) -> None:
     )
     parser.add_argument("--ckpt_path", metavar="FILE", help=f"the checkpoint ({REFERENCE}, which comes along)")
     parser.add_argument("--port", type=int, default=7860, metavar="NUMBER", help="of 127.0.0.1; 0: any free one (7860)")
+    parser.add_trust()
     options = parser.parse_args(args)
-    model, _ = load_classifier(Path(options.ckpt_path) if options.ckpt_path else project_path(REFERENCE))
+    checkpoint = Path(options.ckpt_path) if options.ckpt_path else project_path(REFERENCE)
+    model, _ = load_classifier(checkpoint, options.trust)
     try:
         server = ThreadingHTTPServer(("127.0.0.1", options.port), partial(Handler, model))
     except (OSError, OverflowError) as error:

@@ -72,6 +72,7 @@ def main(args: list[str]) -> None:
     sources = "images to check with: mnist, or sample, which needs no download (what was trained on)"
     parser.add_argument("--data.source", dest="source", choices=["mnist", "sample"], help=sources)
     parser.add_argument("--data.data_dir", dest="data_dir", default="data", help="folder of the official files (data)")
+    parser.add_trust()
     options = parser.parse_args(args)
     output = Path(options.output or OUTPUTS[options.format])
     suffix = Path(OUTPUTS[options.format]).suffix
@@ -79,7 +80,7 @@ def main(args: list[str]) -> None:
         raise UserError(f"--output {output}: a file of --format {options.format} ends in {suffix}.")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}.")
-    model, trained_on = load_classifier(Path(options.ckpt_path))
+    model, trained_on = load_classifier(Path(options.ckpt_path), options.trust)
     source = options.source or trained_on.get("source", "mnist")
     if (trained_on.get("source"), source) == ("mnist", "sample"):
         raise UserError(f"With --data.source sample {options.ckpt_path} would be measured on images it was trained on.")

@@ -129,6 +129,8 @@ def digit_of(image: Image.Image, invert: bool | None = None) -> Array:
     """
     if min(image.size) < 8 or max(image.size) > 20 * min(image.size):
         raise UnreadableError(f"{image.width} x {image.height} pixels are no picture of a digit")
+    if np.ptp(np.asarray(image)) == 0:  # all black too, which ink is looked for in vain
+        raise UnreadableError("no digit found, the page is blank")
     scale = float(np.clip(max(image.size), *WORKED_ON)) / max(image.size)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     pixels = cv2.resize(np.asarray(image), None, fx=scale, fy=scale, interpolation=method)

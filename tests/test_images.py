@@ -142,6 +142,8 @@ def _truncated(path: Path) -> None:
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "blank.png": (_page, "blank"),
     "white.png": (lambda path: Image.new("1", (90, 90), 1).save(path), "blank"),
+    "black.png": (lambda path: Image.new("L", (90, 90), 0).save(path), "blank"),
+    "nothing.png": (lambda path: Image.new("RGBA", (90, 90), (0, 0, 0, 0)).save(path), "blank"),
     "two.png": (_many, "several digits"),
     "truncated.png": (_truncated, "not to be read"),
     "empty.jpg": (Path.touch, "not a picture"),
