@@ -1,6 +1,7 @@
 """What a run shows of itself in TensorBoard beside its curves: a small callback a thing."""
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class ConfusionMatrix(Callback):
         logger.experiment.add_figure("test/confusion_matrix", figure, pl_module.last_step)
 
 
-class _Tested(Callback):
+class _Tested(Callback, ABC):
     """Keeps what the test gives, for what is shown of it at its end."""
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -113,9 +114,9 @@ class _Tested(Callback):
             kept = self.needed(images, labels, outputs.detach().softmax(dim=1))
             self.batches.append(tuple(part.cpu() for part in kept))
 
+    @abstractmethod
     def needed(self, images: Tensor, labels: Tensor, probabilities: Tensor) -> tuple[Tensor, ...]:
         """What is needed of images (N, 1, 28, 28), labels (N,) and probabilities (N, 10)."""
-        raise NotImplementedError
 
     def gathered(self) -> list[Tensor]:
         """What was needed of the whole test."""
