@@ -1,5 +1,8 @@
 """From raw pixels to the input of a backbone: deterministic, without trained parameters, and exportable."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,9 +90,13 @@ class Preprocess(nn.Module):
         # antialiased resizing is linear, so the same matrix resizes rows and columns, in a third of the time
         columns = torch.eye(DIGIT_SIZE)[None, None]  # (1, 1, 28, 28)
         resize = F.interpolate(columns, (image_size, DIGIT_SIZE), mode="bilinear", align_corners=False, antialias=True)
-        self.register_buffer("resize", resize[0, 0], persistent=False)  # (image_size, 28)
+        # no buffer: weight averaging would average it too, and let its last bits drift, which no checkpoint holds
+        self.resize = resize[0, 0]  # (image_size, 28)
 
-    resize: Tensor
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Change the matrix's device or type as that of weights and buffers."""
+        self.resize = fn(self.resize)
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:
         """The backbone's input: float (N, 1, image_size, image_size), of pixels 0..255 (N, 1, 28, 28), any dtype."""

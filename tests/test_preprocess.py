@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from mnist_lit.preprocess import SPREAD, Preprocess, Straighten
 
@@ -93,6 +94,16 @@ def test_resizing_is_antialiased_bilinear(image_size: int) -> None:
     size = (image_size, image_size)
     expected = F.interpolate(images / 255, size, mode="bilinear", align_corners=False, antialias=True)
     torch.testing.assert_close(result, (expected - 0.1307) / 0.3081, atol=1e-5, rtol=0)
+
+
+def test_weight_averaging_leaves_it_as_it_is() -> None:
+    preprocess = Preprocess(18, rescale=True)
+    averaged = AveragedModel(preprocess, avg_fn=get_ema_avg_fn(), use_buffers=True)  # type: ignore[no-untyped-call]
+    for _ in range(50):
+        averaged.update_parameters(preprocess)
+    images = torch.randint(256, (20, 1, 28, 28))
+    assert torch.equal(averaged(images), preprocess(images))
+    assert preprocess.to("meta").resize.is_meta  # it goes where the weights go
 
 
 def test_preprocessing_can_be_exported() -> None:
