@@ -29,6 +29,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summary
 from mnist_lit import durable
 from mnist_lit.classifier import EXAMPLE, DigitClassifier
 from mnist_lit.data import MNISTDataModule
+from mnist_lit.distributed import gathered
 from mnist_lit.report import markdown
 
 CHARTS = {
@@ -94,9 +95,10 @@ class RunRecord(Callback):
 
     def _record_data(self, trainer: Trainer, stage: str) -> None:
         data = getattr(trainer, "datamodule", None)
-        if tensorboard(trainer) is None or not isinstance(data, MNISTDataModule) or trainer.log_dir is None:
+        logger = tensorboard(trainer)
+        if logger is None or not isinstance(data, MNISTDataModule):
             return
-        path = Path(trainer.log_dir) / "data.json"
+        path = Path(logger.log_dir) / "data.json"
         record = json.loads(path.read_text()) if path.exists() else {}
         path.parent.mkdir(parents=True, exist_ok=True)
         durable.write(path, (json.dumps(record | {stage: data.record()}, indent=2) + "\n").encode())
@@ -174,9 +176,14 @@ class PredictionWriter(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        """Write the probabilities' (N, 10) two largest."""
+        """Write the probabilities' (N, 10) two largest, of the images of all processes."""
+        places = torch.tensor([place for loader in batch_indices for batch in loader for place in batch])
+        parts = gathered((places, torch.cat(list(predictions)).cpu()))
+        if not trainer.is_global_zero:
+            return
+        places, probabilities = (torch.cat(part) for part in zip(*parts, strict=True))
         data = getattr(trainer, "datamodule", None)
-        confidences, digits = torch.cat(list(predictions)).topk(2, dim=1)
+        confidences, digits = probabilities[places.argsort()].topk(2, dim=1)
         # --trainer.limit_predict_batches may leave the last ones out
         pictures = data.pictures[: len(digits)] if isinstance(data, MNISTDataModule) else []
         images = pictures or map(str, range(len(digits)))

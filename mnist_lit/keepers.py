@@ -13,9 +13,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mnist_lit import UserError
+from mnist_lit.distributed import gathered, processes
 
 LOOKED_AT_ONCE = 20
-"""Training steps on a GPU of which one's loss is looked at."""
+"""Training steps of which one's loss is looked at, on a GPU or in several processes."""
 
 
 def keepers() -> list[Callback]:
@@ -39,36 +40,49 @@ class RandomState(Callback):
     """The states before the first step, for Lightning draws when it makes an iterator, before it restores a run."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note the states."""
-        self.at_setup = _random_states()
+        """Note the states, once each of several processes has one of its own: they distort and drop out differently."""
+        self.rank = trainer.global_rank
+        if self.rank > 0:
+            torch.manual_seed(torch.initial_seed() + self.rank)
+        self.at_setup = random_states()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Have the states noted that are."""
         self.at_setup = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the generators: torch's, which shuffle, distort and drop out, Python's and numpy's."""
-        return self.at_setup or _random_states()
+        """The states of the generators, of each process: torch's, which shuffle and distort, Python's and numpy's."""
+        own = self.at_setup or random_states()
+        return own if processes() == 1 else {"processes": gathered(own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Set the generators, as many as there were."""
-        torch.set_rng_state(state_dict["cpu"].cpu())
-        if len(state_dict["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in state_dict["cuda"]])
-        if "python" in state_dict:  # not in the first checkpoints of this project
-            random.setstate(state_dict["python"])
-            kind, keys, *rest = state_dict["numpy"]
-            np.random.set_state((kind, keys.numpy(), *rest))  # noqa: NPY002, what seed_everything seeds
+        """Set this process's generators."""
+        of_all = state_dict.get("processes", [state_dict])
+        if len(of_all) == processes():  # else the run does not go on as it was
+            set_random_states(of_all[self.rank])
 
 
-def _random_states() -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+def random_states() -> dict[str, Any]:
+    """The states of this process's generators."""
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+    assert isinstance(keys, np.ndarray)
     return {
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all(),
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys), *rest),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),  # uint32 is not sent (torch 2.15)
     }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Set this process's generators, as far as the states are of as many GPUs as it has."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+    if "python" in states:  # not in the first checkpoints of this project
+        random.setstate(states["python"])
+        kind, keys, *rest = states["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002, what seed_everything seeds
 
 
 class DivergedError(UserError):
@@ -76,7 +90,7 @@ class DivergedError(UserError):
 
 
 class DivergenceStop(Callback):
-    """Ends a run whose loss or weights are no longer finite, before they reach a checkpoint.
+    """Ends a run whose loss or weights are no longer finite, in any of its processes, before they reach a checkpoint.
 
     Lightning's `EarlyStopping(check_finite=True)` (2.6.6) waits for the epoch's end, after the checkpoint.
     """
@@ -84,14 +98,16 @@ class DivergenceStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the loss of each step; on a GPU, which that would wait for, of some, as NaN stays.
+        """Look at the loss of each step; where that would wait for a GPU or other processes, of some, as NaN stays.
 
         Raises:
             DivergedError: It is not finite.
         """
-        looks = pl_module.device.type == "cpu" or trainer.global_step % LOOKED_AT_ONCE == 0
-        if looks and not torch.isfinite(outputs["loss"]):
-            raise self._error(trainer, f"The loss became {outputs['loss'].item()}")
+        is_cheap = pl_module.device.type == "cpu" and trainer.world_size == 1
+        if is_cheap or trainer.global_step % LOOKED_AT_ONCE == 0:
+            loss = outputs["loss"]
+            if not trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss))):
+                raise self._error(trainer, f"The loss became {loss.item()}")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Look at the weights.
@@ -99,11 +115,14 @@ class DivergenceStop(Callback):
         Raises:
             DivergedError: They are not finite.
         """
-        if not all(torch.isfinite(tensor).all() for tensor in pl_module.state_dict().values()):
+        is_finite = all(torch.isfinite(tensor).all() for tensor in pl_module.state_dict().values())
+        if not trainer.strategy.reduce_boolean_decision(is_finite):
             raise self._error(trainer, "A weight became infinite or NaN")
 
     @staticmethod
-    def _error(trainer: Trainer, what: str) -> DivergedError:
+    def _error(trainer: Trainer, what: str) -> DivergedError | SystemExit:
+        if not trainer.is_global_zero:
+            return SystemExit(1)  # the first process tells
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         return DivergedError(
             f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch}), at a learning rate of {rate:.3g}: "
@@ -136,6 +155,8 @@ class Keeper(ModelCheckpoint):
             return
         path = Path(self.format_checkpoint_name({}))
         trainer.save_checkpoint(path, weights_only=False)
+        if not trainer.is_global_zero:
+            return
         # the optimiser's moments will make it three times as large; and there are two, and one being written
         free, needed = shutil.disk_usage(path.parent).free, 9 * path.stat().st_size
         if free < needed:

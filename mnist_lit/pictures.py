@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.utils import make_grid
@@ -14,7 +15,8 @@ from torchvision.utils import make_grid
 from mnist_lit.callbacks import hyper_parameters, tensorboard
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
-from mnist_lit.keepers import RandomState
+from mnist_lit.distributed import gathered
+from mnist_lit.keepers import random_states, set_random_states
 from mnist_lit.report import describe_environment, markdown, multiply_adds
 
 PICTURED = 12
@@ -109,7 +111,7 @@ class _Tested(Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep what is needed of a batch."""
-        if tensorboard(trainer) and isinstance(outputs, Tensor):
+        if trainer.logger and isinstance(outputs, Tensor):
             images, labels = batch
             kept = self.needed(images, labels, outputs.detach().softmax(dim=1))
             self.batches.append(tuple(part.cpu() for part in kept))
@@ -118,10 +120,17 @@ class _Tested(Callback, ABC):
     def needed(self, images: Tensor, labels: Tensor, probabilities: Tensor) -> tuple[Tensor, ...]:
         """What is needed of images (N, 1, 28, 28), labels (N,) and probabilities (N, 10)."""
 
-    def gathered(self) -> list[Tensor]:
-        """What was needed of the whole test."""
-        parts, self.batches = self.batches, []
-        return [torch.cat(part) for part in zip(*parts, strict=True)]
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what was needed of the whole test, of all processes."""
+        batches = [batch for share in gathered(self.batches) for batch in share]
+        self.batches = []
+        logger = tensorboard(trainer)
+        if logger and batches and isinstance(pl_module, DigitClassifier):
+            self.draw(logger, [torch.cat(part) for part in zip(*batches, strict=True)], pl_module.last_step)
+
+    @abstractmethod
+    def draw(self, logger: TensorBoardLogger, tested: list[Tensor], step: int) -> None:
+        """Draw it into the log, at a training step."""
 
 
 class WorstErrors(_Tested):
@@ -133,12 +142,9 @@ class WorstErrors(_Tested):
         wrong = guesses != labels
         return images[wrong], labels[wrong], guesses[wrong], confidences[wrong]
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def draw(self, logger: TensorBoardLogger, tested: list[Tensor], step: int) -> None:
         """Draw them, with the truth and what was read."""
-        logger = tensorboard(trainer)
-        if logger is None or not self.batches or not isinstance(pl_module, DigitClassifier):
-            return
-        images, labels, guesses, confidences = self.gathered()
+        images, labels, guesses, confidences = tested
         worst = confidences.argsort(descending=True)[:WORST]
         figure = Figure(figsize=(6.4, 7.2), layout="constrained")
         axes = figure.subplots()
@@ -151,7 +157,7 @@ class WorstErrors(_Tested):
             text = f"{labels[index]} → {guesses[index]}, {confidences[index]:.0%}"
             axes.text(left + 14, top + 29, text, ha="center", va="top", fontsize=10)  # shown at half its size
         axes.imshow(mosaic, cmap="gray", vmin=0, vmax=1)
-        logger.experiment.add_figure("test/most_confidently_misread", figure, pl_module.last_step)
+        logger.experiment.add_figure("test/most_confidently_misread", figure, step)
 
 
 class PrecisionRecall(_Tested):
@@ -161,15 +167,12 @@ class PrecisionRecall(_Tested):
         """Labels and probabilities."""
         return labels, probabilities
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def draw(self, logger: TensorBoardLogger, tested: list[Tensor], step: int) -> None:
         """Write the curves."""
-        logger = tensorboard(trainer)
-        if logger is None or not self.batches or not isinstance(pl_module, DigitClassifier):
-            return
-        labels, probabilities = self.gathered()
+        labels, probabilities = tested
         for digit in range(10):
             found = labels == digit, probabilities[:, digit]
-            logger.experiment.add_pr_curve(f"test/digit_{digit}", *found, global_step=pl_module.last_step)
+            logger.experiment.add_pr_curve(f"test/digit_{digit}", *found, global_step=step)
 
 
 @torch.no_grad()
@@ -177,9 +180,9 @@ def _stages(model: DigitClassifier, images: Tensor) -> Figure:
     """A picture of images (N, 1, 28, 28), a column each, as they go from the data to the backbone."""
     stages = {"MNIST": images, "network's input": model.preprocess(images)}
     if model.augment:
-        before = RandomState().state_dict()  # what is drawn for a picture changes no run
+        before = random_states()  # what is drawn for a picture changes no run
         augmented = model.augment(model.preprocess.prepare(images))
-        RandomState().load_state_dict(before)
+        set_random_states(before)
         stages["network's input in training, augmented"] = model.preprocess.normalise(augmented)
     figure = Figure(figsize=(len(images), len(stages) + 0.5), layout="constrained")
     for axes, (name, stage) in zip(figure.subplots(len(stages)), stages.items(), strict=True):

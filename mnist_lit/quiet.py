@@ -17,6 +17,8 @@ HUSHED = (
     "The dirpath has changed from",  # nor does it keep the best score
     "Be aware that when using `ckpt_path`, callbacks",  # a test keeps no checkpoints
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # within Lightning
+    "It is recommended to use `self.log\\(",  # of what all processes have reduced to one number already
+    "You are using a custom batch sampler",  # for predictions, of which it leaves out none
     "You called `self.log\\(.*no logger",  # the user asked for none, or the command needs none
 )
 """Warnings that tell a user nothing to act on, as regular expressions of how they start."""
@@ -24,6 +26,7 @@ HUSHED = (
 CHATTER = (
     "Tip: For seamless",
     "TPU available",
+    "Your model can run with static graph",
     "Loading `train_dataloader` to",
     "Restoring states from the checkpoint",
 )

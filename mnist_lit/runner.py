@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO as TheirCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from mnist_lit import UserError, trust
 from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled, drop_idle_hooks
@@ -21,6 +22,7 @@ from mnist_lit.checkpoints import CheckpointIO, load, newest, settings
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.cli import COMMANDS
 from mnist_lit.data import MNISTDataModule
+from mnist_lit.distributed import EndTogether, join
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
 from mnist_lit.mistakes import check, told
 from mnist_lit.parser import TRUST, Parser, names_backbone, spell_out
@@ -53,10 +55,13 @@ def main(args: list[str]) -> None:
         SystemExit: The arguments are at fault, or ask for help.
     """
     cli = run(args, tells_how_to_go_on=True)
+    join(cli.trainer)
     if cli.datamodule.failed:
         raise SystemExit(1)  # each was told
-    last = Path(cli.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
-    if cli.subcommand == "fit" and cli.trainer.is_global_zero and cli.trainer.logger and last.exists():
+    if cli.subcommand != "fit" or not cli.trainer.is_global_zero or not cli.trainer.logger:
+        return
+    last = cli.last()
+    if last.exists():
         print(f"Next:\n  {_next(cli, 'test', last)}")
         print(f"  {_prefix()}tensorboard --logdir {os.path.relpath(cli.logs())}")
 
@@ -89,7 +94,12 @@ def run(args: list[str], folder: Path | None = None, tells_how_to_go_on: bool = 
                 for name, usage in USAGE.items()
             },
             seed_everything_default=42,
-            trainer_defaults={"max_epochs": 15, "devices": 1, "deterministic": "warn"},
+            trainer_defaults={
+                "max_epochs": 15,
+                "devices": 1,
+                "deterministic": "warn",
+                "use_distributed_sampler": False,
+            },
             save_config_kwargs={"overwrite": True},  # a second run may be given the first one's folder
             auto_configure_optimizers=False,
         )
@@ -205,12 +215,17 @@ class DigitCLI(LightningCLI):
         without = {logs / "reference"} | reported
         backbone = options.model.backbone.class_path if self.names_backbone else None
         found = newest(path, logs, without, backbone, to_resume=is_fit)
-        print(f"--ckpt_path {path}: {found}")
+        rank_zero_only(print)(f"--ckpt_path {path}: {found}")
         return found
 
     def logs(self) -> Path:
         """Folder of all runs."""
         return Path(self.config[self.config.subcommand].trainer.default_root_dir or ".") / LOGS
+
+    def last(self) -> Path:
+        """The checkpoint of the run's last whole epoch, if it is kept."""
+        logger = self.trainer.logger
+        return Path((logger and logger.log_dir) or "") / "checkpoints" / "last.ckpt"
 
     def _model_name(self) -> str:
         class_path: str = self.config[self.config.subcommand].model.backbone.class_path
@@ -244,6 +259,7 @@ class DigitCLI(LightningCLI):
         is_new = isinstance(logger, RunLogger)  # which has no folder yet
         is_new = is_new or (isinstance(logger, TensorBoardLogger) and not Path(logger.log_dir).exists())
         callbacks = [*_listed(options.callbacks), RunRecord(is_new), *pictures(), RandomState(), DivergenceStop()]
+        callbacks.append(EndTogether())
         plugins = _listed(options.plugins)
         keeps_own_way = any(isinstance(plugin, TheirCheckpointIO) for plugin in plugins)
         kwargs["plugins"] = plugins if keeps_own_way else [*plugins, CheckpointIO()]
@@ -273,7 +289,9 @@ class DigitCLI(LightningCLI):
         try:
             self.trainer.fit(**options)
         except Stopped:
-            last = Path(self.trainer.log_dir or "") / "checkpoints" / "last.ckpt"
+            if not self.trainer.is_global_zero:
+                raise
+            last = self.last()
             if not self.stands_alone:
                 print("The finished runs are kept; to go on: the same command with --resume")
             elif self.tells_how_to_go_on and self.trainer.logger:

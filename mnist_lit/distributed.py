@@ -1,0 +1,128 @@
+"""What several processes that train one network need beside Lightning's DDP: shares of the data, and one end."""
+
+import contextlib
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, distributed
+from torch.utils.data import Sampler
+
+from mnist_lit import UserError
+
+T = TypeVar("T")
+
+
+class ShareOfBatches(Sampler[list[int]]):
+    """Batches of a process's share of the images: every image is in one process's share, once an epoch.
+
+    torch's DistributedSampler repeats images until all shares are of one size, and so counts some twice.
+
+    To train, each process has as many batches, or one would wait for the others for ever: an epoch's are of one size,
+    give or take an image, up to `batch_size` (or 2 where that is 1). To evaluate, the same batches as a single process
+    makes are dealt out, or smaller ones where there are not enough of them: what a network gives for an image may
+    depend, in its last bits, on the batch that it is in.
+
+    Args:
+        images: How many there are.
+        batch_size: Images a batch.
+        processes: How many processes there are.
+        rank: Number of this process, from 0.
+        seed: To train: what the order of an epoch is drawn from, together with the epoch's number.
+
+    Raises:
+        UserError: There are fewer images than processes.
+    """
+
+    def __init__(self, images: int, batch_size: int, processes: int, rank: int, seed: int | None = None) -> None:
+        if images < processes:
+            raise UserError(f"{processes} processes cannot share {images} images: give fewer --trainer.devices.")
+        self.images = images
+        self.batch_size = batch_size
+        self.processes = processes
+        self.rank = rank
+        self.seed = seed
+        self.epoch = 0
+        self.sampler = self  # where Lightning looks for what to tell the epoch to
+
+    def __len__(self) -> int:
+        return len(self._batches())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._batches():
+            yield batch.tolist()
+
+    def _batches(self) -> Sequence[Tensor]:
+        if self.seed is None:
+            order = torch.arange(self.images)
+            batches: Sequence[Tensor] = order.split(self.batch_size)  # type: ignore[no-untyped-call]
+            if len(batches) < self.processes:
+                batches = order.tensor_split(self.processes)
+            return batches[self.rank :: self.processes]
+        order = torch.randperm(self.images, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        count = min(-(-self.images // (self.batch_size * self.processes)), self.images // self.processes)
+        share: Tensor = order[self.rank :: self.processes]
+        return share.tensor_split(count)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the epoch's number, which Lightning tells before each."""
+        self.epoch = epoch
+
+
+def processes() -> int:
+    """How many processes work together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def gathered(part: T) -> list[T]:
+    """The parts of all processes, by their ranks, in each of them: all must ask for it at once."""
+    if processes() == 1:
+        return [part]
+    parts: list[T] = [part] * processes()
+    distributed.all_gather_object(parts, part)
+    return parts
+
+
+class EndTogether(Callback):
+    """Ends all processes of a run where one of them ends, at once.
+
+    Lightning (2.6.6) waits for the others, by a broadcast within the handler of SIGTERM, where they may wait for this
+    one already; and leaves those that it has started alone when this one fails. To be deleted when it does neither.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note what SIGTERM does, before Lightning puts its own handler there."""
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+    def _restore(self, *_: Any) -> None:
+        with contextlib.suppress(ValueError):  # of a thread beside the main one, which no signal reaches
+            signal.signal(signal.SIGTERM, self.handler)
+
+    on_sanity_check_start: Any = _restore
+    on_train_start: Any = _restore
+    on_validation_start: Any = _restore
+    on_test_start: Any = _restore
+    on_predict_start: Any = _restore
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the processes that this one has started."""
+        for process in _started(trainer):
+            process.terminate()
+        join(trainer, timeout_s=5)
+
+
+def join(trainer: Trainer, timeout_s: float = 30) -> None:
+    """Wait for the processes that this one has started, and kill those that do not end."""
+    for process in _started(trainer):
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _started(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
+    return getattr(trainer.strategy.launcher, "procs", [])

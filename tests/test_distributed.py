@@ -1,0 +1,149 @@
+"""Several processes train one network: real ones, joined by gloo on this machine."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import pytest
+import torch
+from commands import at_epoch, finish, start
+from conftest import SMALL, TRAIN
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
+from test_faults import curves, differences, only, state
+
+from mnist_lit import UserError, data
+from mnist_lit.checkpoints import load
+from mnist_lit.distributed import ShareOfBatches
+
+FIT = ["fit", "--config", str(Path(__file__).parent.parent / "configs" / "ds_cnn_v1.yaml"), *SMALL]
+FIT += ["--data.batch_size=10", "--model.backbone.dropout=0.2", "--model.augment=RandomAffineBatch"]
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(10_000, 500), (55_000, 128), (1_001, 500), (7, 1), (6, 4)])
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_every_image_is_in_one_share_and_no_process_waits(images: int, batch_size: int, processes: int) -> None:
+    shares = [list(ShareOfBatches(images, batch_size, processes, rank, seed=0)) for rank in range(processes)]
+    assert sorted(image for share in shares for batch in share for image in batch) == list(range(images))
+    evaluated = [list(ShareOfBatches(images, batch_size, processes, rank)) for rank in range(processes)]
+    whole = [range(images)[first : first + batch_size] for first in range(0, images, batch_size)]
+    if len(whole) >= processes:
+        assert sorted(batch for share in evaluated for batch in share) == [list(batch) for batch in whole]
+    assert sorted(image for share in evaluated for batch in share for image in batch) == list(range(images))
+    assert all(evaluated)
+    sizes = [len(batch) for share in shares for batch in share]
+    assert len({len(share) for share in shares}) == 1
+    assert max(sizes) <= max(batch_size, 2)
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_an_epoch_has_an_order_of_its_own_and_always_the_same() -> None:
+    def order(seed: int | None, epoch: int) -> list[list[int]]:
+        share = ShareOfBatches(100, 10, 2, 1, seed)
+        share.set_epoch(epoch)
+        return list(share)
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(9, 1)
+    assert order(None, 1) == order(None, 2)
+    with pytest.raises(UserError, match="3 processes cannot share 2 images"):
+        ShareOfBatches(2, 10, 3, 0)
+
+
+def be_rank(environment: dict[str, str], name: str) -> None:
+    """Be one of several processes, and print into files of one's own."""
+    os.environ |= environment
+    vars(rank_zero_only)["rank"] = int(environment.get("LOCAL_RANK", 0))  # as when Lightning is imported
+    for stream, kind in ((sys.stdout, "out"), (sys.stderr, "err")):
+        os.dup2(os.open(f"{kind}{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def start_all(folder: Path, args: list[str], count: int, *setup: Callable[[], None]) -> list[ForkServerProcess]:
+    """A command in as many processes, as Lightning starts them."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(count), "NODE_RANK": "0"}
+    environments = [address | {"LOCAL_RANK": str(rank)} for rank in range(count)] if count > 1 else [{}]
+    return [
+        start(folder, [*args, f"--trainer.devices={count}"], partial(be_rank, environment, str(rank)), *setup)
+        for rank, environment in enumerate(environments)
+    ]
+
+
+def run_all(folder: Path, args: list[str], count: int, *setup: Callable[[], None]) -> str:
+    """What the first of as many processes prints; the others print nothing."""
+    ended = [finish(process, 90) for process in start_all(folder, args, count, *setup)]
+    told = [(folder / f"{kind}{rank}").read_text() for rank in range(count) for kind in ("out", "err")]
+    assert ended == [0] * count, told
+    assert all("Next" not in text and "lightning_logs" not in text for text in told[2:]), told
+    return told[0]
+
+
+def evaluate_in_small_batches() -> None:
+    data.EVAL_BATCH_SIZE = 5
+
+
+def figures(told: str) -> list[str]:
+    """The table of metrics that a test or a validation prints."""
+    return [line for line in told.splitlines() if "/" in line and "│" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_fit_in_several_processes_is_one_run(count: int, tiny_mnist: Path, tmp_path: Path) -> None:
+    read = f"--data.data_dir={tiny_mnist}"
+    told = run_all(
+        tmp_path, [*FIT, read, "--data.val_size=51", "--model.scale_lr=true"], count, evaluate_in_small_batches
+    )
+    assert told.count("Next:") == 1
+    (run,) = tmp_path.glob("lightning_logs/*/*")  # the first process alone writes
+    assert len(list(run.glob("events.*"))) == 1
+    checkpoint = load(run / "checkpoints" / "last.ckpt")
+    assert checkpoint["global_step"] == 2 * -(-(TRAIN - 51) // (10 * count))  # batches of 10 for each process
+    drawn = curves(run)
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["max_lr"] == pytest.approx(0.02 * count**0.5)
+    # what the processes measured together while they trained is what one measures of the checkpoint
+    ask = [read, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--ckpt_path=last"]
+    validated = [
+        figures(run_all(tmp_path, ["validate", *ask], number, evaluate_in_small_batches)) for number in (1, count)
+    ]
+    assert validated[0] == validated[1] != []
+    told_of = [float(line.split("│")[2]) for line in validated[0]]
+    assert told_of == [drawn[tag][-1][1] for tag in ("val/accuracy", "val/loss")]
+    tested = [figures(run_all(tmp_path, ["test", *ask], number, evaluate_in_small_batches)) for number in (1, count)]
+    assert tested[0] == tested[1] != []
+    predicted = []
+    for number in (1, count):
+        run_all(tmp_path, ["predict", *ask], number, evaluate_in_small_batches)
+        predicted.append((run / "predictions.csv").read_text())
+    assert predicted[0] == predicted[1]
+    assert len(predicted[0].splitlines()) == 101
+
+
+def die() -> None:
+    os.kill(0, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_go_on_exactly(tiny_mnist: Path, tmp_path: Path) -> None:
+    args = [*FIT, f"--data.data_dir={tiny_mnist}", "--trainer.max_epochs=4"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    run_all(whole, args, 2)
+    ended = [finish(process) for process in start_all(killed, args, 2, partial(at_epoch, 2, die))]
+    assert ended == [-signal.SIGKILL] * 2
+    run_all(killed, ["fit", "--ckpt_path=last"], 2)
+    ours, theirs = (state(only(folder, "last.ckpt").parent.parent) for folder in (killed, whole))
+    assert differences(ours, theirs) == []
+    generators = load(only(whole, "last.ckpt"))["callbacks"]["RandomState"]["processes"]
+    assert not torch.equal(*(own["cpu"] for own in generators))  # each draws numbers of its own
