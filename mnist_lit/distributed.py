@@ -108,20 +108,16 @@ class EndTogether(Callback):
     on_predict_start: Any = _restore
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the processes that this one has started."""
+        """Kill the processes that this one has started: they write nothing, and may wait for this one."""
         for process in _started(trainer):
-            process.terminate()
-        join(trainer, timeout_s=5)
-
-
-def join(trainer: Trainer, timeout_s: float = 30) -> None:
-    """Wait for the processes that this one has started, and kill those that do not end."""
-    for process in _started(trainer):
-        try:
-            process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+        join(trainer)
+
+
+def join(trainer: Trainer) -> None:
+    """Wait for the processes that this one has started."""
+    for process in _started(trainer):
+        process.wait()
 
 
 def _started(trainer: Trainer) -> list[subprocess.Popen[bytes]]:

@@ -61,6 +61,8 @@ def told() -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise UserError(f"--config: that is no text ({error}).") from error
     except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            raise UserError("Another process of this run has ended; it tells why, if it could.") from error
         if "allocate memory" not in str(error) and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
         less = "a smaller --data.batch_size or --model.image_size needs less"

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO as TheirCheckpointIO
+from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from mnist_lit import UserError, trust
@@ -242,7 +243,10 @@ class DigitCLI(LightningCLI):
         """A log in the run's folder: a new run's, or the one that is resumed or tested as it is; none otherwise."""
         options = self.config[self.subcommand].trainer
         if self.subcommand == "fit" and not self.run_folder:
-            return RunLogger(self.logs(), self._model_name(), default_hp_metric=False)
+            # a SLURM job that is queued again goes on in its folder
+            job = SLURMEnvironment.job_id() if SLURMEnvironment.detect() else None
+            version = None if job is None else f"job_{job}"
+            return RunLogger(self.logs(), self._model_name(), version=version, default_hp_metric=False)
         whole = options.limit_test_batches is None and not options.fast_dev_run and not options.overfit_batches
         is_test = self.subcommand == "test" and whole and not self.changed
         if not self.run_folder or not (self.subcommand == "fit" or is_test):
@@ -256,7 +260,7 @@ class DigitCLI(LightningCLI):
         """Add the log and the callbacks that every run has."""
         options = self.config_init[self.subcommand].trainer
         logger = self._logger() if options.logger in (None, True) else options.logger
-        is_new = isinstance(logger, RunLogger)  # which has no folder yet
+        is_new = isinstance(logger, RunLogger) and logger._version is None  # it has no folder yet
         is_new = is_new or (isinstance(logger, TensorBoardLogger) and not Path(logger.log_dir).exists())
         callbacks = [*_listed(options.callbacks), RunRecord(is_new), *pictures(), RandomState(), DivergenceStop()]
         callbacks.append(EndTogether())

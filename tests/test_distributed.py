@@ -1,9 +1,12 @@
 """Several processes train one network: real ones, joined by gloo on this machine."""
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.context import ForkServerProcess
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import at_epoch, finish, start
+from commands import at_epoch, finish, slow_down, start
 from conftest import SMALL, TRAIN
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 from test_faults import curves, differences, only, state
@@ -147,3 +150,80 @@ def test_processes_that_are_killed_go_on_exactly(tiny_mnist: Path, tmp_path: Pat
     assert differences(ours, theirs) == []
     generators = load(only(whole, "last.ckpt"))["callbacks"]["RandomState"]["processes"]
     assert not torch.equal(*(own["cpu"] for own in generators))  # each draws numbers of its own
+
+
+def wait_for(path: Path, pattern: str, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not list(path.glob(pattern)):
+        assert time.monotonic() < deadline, pattern
+        time.sleep(0.05)
+
+
+LAST = "lightning_logs/*/*/checkpoints/last.ckpt"
+"""Is there when a run has begun."""
+
+
+@pytest.mark.slow
+def test_what_ends_one_process_ends_all(tiny_mnist: Path, tmp_path: Path) -> None:
+    args = [*FIT, f"--data.data_dir={tiny_mnist}"]
+    assert [finish(process) for process in start_all(tmp_path, [*args, "--model.lr=1e30"], 2)] == [1, 1]
+    told = [(tmp_path / f"err{rank}").read_text() for rank in (0, 1)]
+    assert "became infinite or NaN" in told[0]
+    assert "error" not in told[1]
+    shutil.rmtree(tmp_path / "lightning_logs")
+    processes = start_all(tmp_path, [*args, "--trainer.max_epochs=9999"], 2)
+    wait_for(tmp_path, LAST)
+    processes[1].kill()
+    assert finish(processes[0]) == 1
+    assert "mnist-lit: error: Another process of this run has ended" in (tmp_path / "err0").read_text()
+    assert "Traceback" not in (tmp_path / "err0").read_text()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_processes_that_lightning_starts(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mnist_lit", *FIT, "--data.source=sample", "--trainer.max_epochs=9999"]
+    with (tmp_path / "out").open("w") as out:
+        run = subprocess.Popen([*command, "--trainer.devices=2"], cwd=tmp_path, stdout=out, stderr=out)
+    wait_for(tmp_path, LAST)
+    (other,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    run.terminate()
+    assert run.wait(20) == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{other}").exists()
+    assert "to go on: python -m mnist_lit fit --ckpt_path lightning_logs/" in (tmp_path / "out").read_text()
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_network(tiny_mnist: Path, tmp_path: Path) -> None:
+    args = [*FIT, f"--data.data_dir={tiny_mnist}", "--trainer.num_nodes=2"]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    nodes = [
+        start(tmp_path, args, partial(be_rank, address | {"NODE_RANK": str(node)}, str(node))) for node in range(2)
+    ]
+    assert [finish(node) for node in nodes] == [0, 0], [(tmp_path / f"err{node}").read_text() for node in range(2)]
+    (last,) = tmp_path.glob(LAST)
+    assert load(last)["global_step"] == 2 * -(-(TRAIN - 50) // 20)
+    assert [(tmp_path / f"out{node}").read_text().count("Next:") for node in range(2)] == [1, 0]
+
+
+@pytest.mark.slow
+def test_a_slurm_job_that_is_queued_again_goes_on(tiny_mnist: Path, tmp_path: Path) -> None:
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/queued\n')
+    scontrol.chmod(0o755)
+    job = {"SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "digits", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    job |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    args = [*FIT, f"--data.data_dir={tiny_mnist}"]
+    first = start(tmp_path, args, partial(be_rank, job, "0"), slow_down)
+    wait_for(tmp_path, "begun")  # its second step
+    assert first.pid is not None
+    os.kill(first.pid, signal.SIGUSR1)
+    wait_for(tmp_path, "queued")
+    assert (tmp_path / "queued").read_text() == "requeue 1234\n"
+    os.kill(first.pid, signal.SIGTERM)  # as SLURM does next
+    assert finish(first) == 128 + signal.SIGTERM
+    assert finish(start(tmp_path, args, partial(be_rank, job, "1"))) == 0, (tmp_path / "err1").read_text()
+    assert "Restored all states" in (tmp_path / "err1").read_text()
+    (last,) = tmp_path.glob(LAST)
+    assert last.parent.parent.name == "job_1234"
+    assert load(last)["global_step"] == 2 * (TRAIN - 50) // 10
