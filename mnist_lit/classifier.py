@@ -33,6 +33,10 @@ MEASURED_AT_ONCE = 20
 an epoch they lie strewn over the memory, so that little of what is free between them can be used."""
 
 
+SCALED_FROM = 128
+"""Images behind a step that a learning rate which is scaled is given for."""
+
+
 class DigitClassifier(LightningModule):
     """Reads digits: preprocessing (with augmentation in training) and a backbone; cross-entropy, AdamW, OneCycle.
 
@@ -49,9 +53,9 @@ class DigitClassifier(LightningModule):
         schedule: "one_cycle", which ends with the last step, or "plateau", which halves the learning rate after each
             epoch that does not raise the validation accuracy.
         warmup: Share of the training steps in which "one_cycle" rises to its peak, from 0 to below 1.
-        scale_lr: With several processes, or gradients of several batches added up, multiply the learning rate by the
-            square root of their number (for Adam: Malladi et al., On the SDEs and Scaling Rules for Adaptive Gradient
-            Algorithms, 2022).
+        scale_lr: Take `lr` as that for steps of 128 images, and multiply it by the square root of how many times as
+            many there are behind a step, of all processes and batches added up (the rule for Adam: Malladi et al., On
+            the SDEs and Scaling Rules for Adaptive Gradient Algorithms, 2022).
 
     Raises:
         UserError: A number is out of its bounds.
@@ -225,8 +229,11 @@ class DigitClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, with OneCycle over all steps (Smith & Topin, Super-Convergence, 2018) or ReduceLROnPlateau."""
-        batches = self.trainer.world_size * self.trainer.accumulate_grad_batches  # behind each step
-        lr = self.lr * math.sqrt(batches) if self.scale_lr else self.lr
+        lr = self.lr
+        if self.scale_lr:
+            batch_size = getattr(self.trainer.datamodule, "batch_size", SCALED_FROM)  # type: ignore[attr-defined]
+            images = batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+            lr *= math.sqrt(images / SCALED_FROM)
         optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "plateau":
             plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)

@@ -26,9 +26,7 @@ NEEDED: dict[str, Callable[[Any], bool]] = {
     "ckpt_path": lambda path: path is not None,  # each run begins anew
     "seed_everything": lambda seed: isinstance(seed, bool),  # a number to count up from
     "data.images": bool,  # recipes are measured on MNIST's images
-    "trainer.devices": lambda devices: (
-        devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1)
-    ),
+    "trainer.devices": lambda devices: len(devices) > 1 if isinstance(devices, list) else str(devices) != "1",
     "trainer.num_nodes": lambda nodes: nodes != 1,  # a run is one process's
     "trainer.fast_dev_run": bool,
     "trainer.logger": lambda logger: logger not in (None, True),  # the curves are read back from TensorBoard's

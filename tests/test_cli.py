@@ -114,10 +114,11 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_every_recipe_trains(main: Main, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit = f"fit --config {config} --data.val_size=50 --data.batch_size=50"
+    fit = f"fit --config {config} --data.val_size=50 --data.batch_size=50 --trainer.accelerator=cpu"
     main(f"{fit} --trainer.fast_dev_run=true")
     main(fit)
-    network = yaml.safe_load(config.read_text())["model"]["backbone"]["class_path"].rpartition(".")[2].lower()
+    named = yaml.safe_load(config.read_text())["model"].get("backbone", {"class_path": "DS_CNN_V1"})
+    network = named["class_path"].rpartition(".")[2].lower()
     run = Path("lightning_logs") / network / "version_0"
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] == 42
@@ -459,6 +460,8 @@ class Terminate(Callback):
         ("compare nowhere.yaml", "nowhere.yaml"),
         ("compare --modl=3", "--modl"),
         ("compare --config=unknown.yaml", "Name the recipes first"),
+        ("compare --trainer.devices=2", "cannot work with --trainer.devices 2"),
+        ("compare --trainer.num_nodes=2", "cannot work with --trainer.num_nodes 2"),
         ("compare --trainer.logger=false", "cannot work with --trainer.logger false"),
         ("compare --trainer.limit_val_batches=0", "cannot work with --trainer.limit_val_batches 0"),
         ("compare --ckpt_path=last", "cannot work with --ckpt_path last"),
