@@ -1,13 +1,14 @@
 """How fast `mnist-lit fit` trains: beside a plain loop, the usual loader and the published training."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ parts (all by default):
   overhead  beside a plain PyTorch loop over the same tensors, by batch size, at the recipe's input size
   others    beside Lightning with a loader that hands out sample by sample, and beside the published training
   growth    seconds an epoch from 10,000 to 240,000 training images
+  processes images a second of one process and of two, of one thread each, with the same batch each, on the CPU
   recipes   a whole fit of each of the three recipes, in a process of its own, whatever --config and --rounds say:
             seconds to the first step and from there to the end, peak memory
 
@@ -39,6 +41,7 @@ into lightning_logs/benchmark, where parts that were measured before are kept un
 
 BATCH_SIZES = (32, 64, 128, 512, 2048)
 IMAGE_COUNTS = (10_000, 30_000, 60_000, 120_000, 240_000)
+PROCESSES = (1, 2)
 RECIPES = ("ds_cnn_v1", "ds_cnn_v2", "ds_cnn_v3")
 TUTORIAL_BATCHES = 60
 """Batches of the loader that hands out sample by sample: it is slow, and steady."""
@@ -69,7 +72,7 @@ def main(args: list[str]) -> None:
     if options.rounds < 1:
         raise UserError(f"--rounds must be 1 or more, not {options.rounds}.")
     parts: dict[str, Callable[[list[str], int], Any]] = {
-        "overhead": overhead, "others": others, "growth": growth, "recipes": recipes
+        "overhead": overhead, "others": others, "growth": growth, "processes": processes, "recipes": recipes
     }  # fmt: skip
     for part in wanted:
         if part not in parts:
@@ -152,6 +155,24 @@ def growth(flags: list[str], rounds: int) -> dict[str, Spread]:
     return {images: spread(measured) for images, measured in seconds.items()}
 
 
+def processes(flags: list[str], rounds: int) -> dict[str, Any]:
+    """Images a second of an epoch with its validation, by the number of processes."""
+    rates: dict[int, list[float]] = {count: [] for count in PROCESSES}
+    for _ in range(rounds):
+        for count, measured in rates.items():
+            options = [f"--trainer.devices={count}", "--trainer.accelerator=cpu", "--trainer.max_epochs=4"]
+            clock = _timed_fit([*flags, *options], os.environ | {"OMP_NUM_THREADS": "1"})
+            ends = [at for at, _ in clock["validations"]]
+            measured.append(statistics.median(clock["train_images"] / (end - start) for start, end in pairwise(ends)))
+    return {
+        "images_per_s": {str(count): spread(measured) for count, measured in rates.items()},
+        "ratio": {
+            str(count): spread([many / one for many, one in zip(measured, rates[1], strict=True)])
+            for count, measured in rates.items()
+        },
+    }
+
+
 def recipes(flags: list[str], _: int) -> list[dict[str, Any]]:
     """A whole fit of each of the three recipes, and how long a bare import of LightningCLI takes before each."""
     rows = []
@@ -159,13 +180,8 @@ def recipes(flags: list[str], _: int) -> list[dict[str, Any]]:
         start = time.time()
         subprocess.run([sys.executable, "-c", "import lightning.pytorch.cli"], check=True)
         bare_s = time.time() - start
-        with tempfile.TemporaryDirectory() as folder:
-            config = ["--config", str(project_path(f"configs/{name}.yaml")), *flags[2:]]
-            command = [sys.executable, "-m", "mnist_lit", *_fit(folder, config, Clock)]
-            start = time.time()
-            if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-                raise UserError(f"{' '.join(command)} failed.")
-            clock = json.loads(next(Path(folder).glob("**/clock.json")).read_text())
+        start = time.time()
+        clock = _timed_fit(["--config", str(project_path(f"configs/{name}.yaml")), *flags[2:]])
         passed = [at for at, accuracy in clock["validations"] if accuracy > PROMISED]
         rows.append(
             {
@@ -179,6 +195,20 @@ def recipes(flags: list[str], _: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _timed_fit(flags: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
+    """What the clock of a fit in a process of its own has written down.
+
+    Raises:
+        UserError: It failed, and told why.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mnist_lit", *_fit(folder, flags, Clock)]
+        if subprocess.run(command, stdout=subprocess.DEVNULL, env=environment).returncode:
+            raise UserError(f"{' '.join(command)} failed.")
+        clock: dict[str, Any] = json.loads(next(Path(folder).glob("**/clock.json")).read_text())
+    return clock
 
 
 def _fit(folder: str, flags: list[str], callback: type[Callback], *settings: str) -> list[str]:

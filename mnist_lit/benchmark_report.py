@@ -31,6 +31,11 @@ def table(result: dict[str, Any]) -> str:
             each = 1e6 * measured["median"] / int(images)
             cells.append([f"{int(images):,}", _write(measured), f"{each:.1f}"])
         parts.append(markdown(cells))
+    if shared := result.get("processes"):
+        cells = [["processes, one thread each", "images/s", "of one, times"]]
+        for count, rates in shared["images_per_s"].items():
+            cells.append([count, _write(rates, ",.0f"), _write(shared["ratio"][count])])
+        parts.append(markdown(cells))
     if fits := result.get("recipes"):
         cells = [["whole fit", "epochs", "first step after, s", "bare import, s", "from then on, s", "memory, GB"]]
         cells[0].append("over 97.49 % after, s")

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -86,32 +86,63 @@ def gathered(part: T) -> list[T]:
     return parts
 
 
-class EndTogether(Callback):
-    """Ends all processes of a run where one of them ends, at once.
+AGREED_EVERY = 20
+"""Training steps after which processes ask each other whether a job is to be queued again."""
 
-    Lightning (2.6.6) waits for the others, by a broadcast within the handler of SIGTERM, where they may wait for this
-    one already; and leaves those that it has started alone when this one fails. To be deleted when it does neither.
+
+class Together(Callback):
+    """Has all processes of a run end where one of them ends, at once, and heed SLURM at the same step.
+
+    Lightning (2.6.6) waits for the others within the handlers of SIGTERM and of SLURM's signal, where these may wait
+    for this one already; and leaves those that it has started alone when this one fails. To be deleted when it does
+    neither.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note what SIGTERM does, before Lightning puts its own handler there."""
         self.handler = signal.getsignal(signal.SIGTERM)
+        self.queue_again: Callable[[int, None], Any] | None = None
+        self.is_told = False
 
-    def _restore(self, *_: Any) -> None:
-        with contextlib.suppress(ValueError):  # of a thread beside the main one, which no signal reaches
-            signal.signal(signal.SIGTERM, self.handler)
+    def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _handle("SIGTERM", self.handler)
 
     on_sanity_check_start: Any = _restore
-    on_train_start: Any = _restore
     on_validation_start: Any = _restore
     on_test_start: Any = _restore
     on_predict_start: Any = _restore
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the handlers in the place of Lightning's, which are there by now."""
+        self._restore(trainer, pl_module)
+        theirs = signal.getsignal(signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else None
+        if trainer.world_size > 1 and callable(theirs):  # within a SLURM job
+            self.queue_again = theirs
+            _handle("SIGUSR1", self._be_told)
+
+    def _be_told(self, *_: Any) -> None:
+        self.is_told = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save the state and queue the job again, if SLURM has told any process to."""
+        if self.queue_again is None or trainer.global_step % AGREED_EVERY:
+            return
+        if trainer.strategy.reduce_boolean_decision(self.is_told, all=False):
+            self.is_told = False
+            self.queue_again(signal.SIGUSR1, None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Kill the processes that this one has started: they write nothing, and may wait for this one."""
         for process in _started(trainer):
             process.kill()
         join(trainer)
+
+
+def _handle(name: str, handler: Any) -> None:
+    with contextlib.suppress(ValueError):  # of a thread beside the main one, which no signal reaches
+        signal.signal(signal.Signals[name], handler)
 
 
 def join(trainer: Trainer) -> None:

@@ -256,14 +256,18 @@ class Clock(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it down."""
+        folder = Path(trainer.log_dir or os.curdir)  # which all processes ask for at once
+        if not trainer.is_global_zero:
+            return
         record = {
             "first_step": self.first_step,
             "validations": self.validations,
             "epochs": trainer.current_epoch,
+            "train_images": len(_data(trainer).splits["train"]),
             "peak_memory_gb": _peak_memory_gb(),
             "end": time.time(),
         }
-        (Path(trainer.log_dir or os.curdir) / "clock.json").write_text(json.dumps(record))
+        (folder / "clock.json").write_text(json.dumps(record))
 
 
 def _peak_memory_gb() -> float:

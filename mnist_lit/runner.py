@@ -23,7 +23,7 @@ from mnist_lit.checkpoints import CheckpointIO, load, newest, settings
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.cli import COMMANDS
 from mnist_lit.data import MNISTDataModule
-from mnist_lit.distributed import EndTogether, join
+from mnist_lit.distributed import Together, join
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
 from mnist_lit.mistakes import check, told
 from mnist_lit.parser import TRUST, Parser, names_backbone, spell_out
@@ -263,7 +263,7 @@ class DigitCLI(LightningCLI):
         is_new = isinstance(logger, RunLogger) and logger._version is None  # it has no folder yet
         is_new = is_new or (isinstance(logger, TensorBoardLogger) and not Path(logger.log_dir).exists())
         callbacks = [*_listed(options.callbacks), RunRecord(is_new), *pictures(), RandomState(), DivergenceStop()]
-        callbacks.append(EndTogether())
+        callbacks.append(Together())
         plugins = _listed(options.plugins)
         keeps_own_way = any(isinstance(plugin, TheirCheckpointIO) for plugin in plugins)
         kwargs["plugins"] = plugins if keeps_own_way else [*plugins, CheckpointIO()]

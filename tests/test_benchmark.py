@@ -51,12 +51,16 @@ def test_whole_fits_are_measured(main: Main, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(benchmark, "RECIPES", ("ds_cnn_v2",))
     sample = "--data.source=sample --trainer.max_epochs=1 --trainer.accelerator=cpu"
     main(f"benchmark recipes {sample}")
+    main(f"benchmark processes --rounds=1 {sample}")
     (result,) = [json.loads(path.read_text()) for path in Path("lightning_logs/benchmark").glob("*.json")]
     (row,) = result["recipes"]
     assert (row["model"], row["epochs"]) == ("DS_CNN_V2", 1)
     assert min(row["bare_import_s"], row["first_step_s"]) > 0.1  # which is longer, a cold disk decides
     assert row["fit_s"] > 0
     assert 0.3 < row["peak_memory_gb"] < 4
+    assert set(result["processes"]["images_per_s"]) == {"1", "2"}
+    assert result["processes"]["ratio"]["1"]["median"] == 1
+    assert result["processes"]["ratio"]["2"]["median"] > 0
     assert "| DS_CNN_V2 | 1 " in Path("lightning_logs/benchmark/benchmark.md").read_text()
 
 

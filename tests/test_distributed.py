@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import at_epoch, finish, slow_down, start
+from commands import at_epoch, finish, kill, start
 from conftest import SMALL, TRAIN
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 from test_faults import curves, differences, only, state
@@ -206,25 +206,44 @@ def test_two_nodes_train_one_network(tiny_mnist: Path, tmp_path: Path) -> None:
     assert [(tmp_path / f"out{node}").read_text().count("Next:") for node in range(2)] == [1, 0]
 
 
+def tell(processes: list[ForkServerProcess], number: signal.Signals) -> None:
+    for process in processes:
+        assert process.pid is not None
+        os.kill(process.pid, number)
+
+
 @pytest.mark.slow
-def test_a_slurm_job_that_is_queued_again_goes_on(tiny_mnist: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_slurm_job_that_is_queued_again_goes_on(count: int, tiny_mnist: Path, tmp_path: Path) -> None:
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
-    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/queued\n')
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/queued\n')
     scontrol.chmod(0o755)
-    job = {"SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "digits", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
-    job |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
-    args = [*FIT, f"--data.data_dir={tiny_mnist}"]
-    first = start(tmp_path, args, partial(be_rank, job, "0"), slow_down)
-    wait_for(tmp_path, "begun")  # its second step
-    assert first.pid is not None
-    os.kill(first.pid, signal.SIGUSR1)
+    job = {"SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "digits", "SLURM_NODEID": "0", "SLURM_NTASKS": str(count)}
+    job |= {"SLURM_NTASKS_PER_NODE": str(count), "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    args = [*FIT, f"--data.data_dir={tiny_mnist}", f"--trainer.devices={count}", "--trainer.max_epochs=200"]
+
+    def begin(name: str) -> list[ForkServerProcess]:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        ranks = [job | address | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(count)]
+        return [start(tmp_path, args, partial(be_rank, own, f"{rank}{name}")) for rank, own in enumerate(ranks)]
+
+    tasks = begin("")
+    wait_for(tmp_path, LAST)
+    time.sleep(0.5)  # into the epochs
+    tell(tasks, signal.SIGUSR1)
     wait_for(tmp_path, "queued")
+    tell(tasks, signal.SIGTERM)  # as SLURM does next
     assert (tmp_path / "queued").read_text() == "requeue 1234\n"
-    os.kill(first.pid, signal.SIGTERM)  # as SLURM does next
-    assert finish(first) == 128 + signal.SIGTERM
-    assert finish(start(tmp_path, args, partial(be_rank, job, "1"))) == 0, (tmp_path / "err1").read_text()
-    assert "Restored all states" in (tmp_path / "err1").read_text()
+    assert finish(tasks[0]) == 128 + signal.SIGTERM
+    for task in tasks:
+        kill(task)
+    (state,) = tmp_path.glob("hpc_ckpt_*.ckpt")
+    assert load(state)["global_step"] > 0
+    again = begin(" again")
+    for task in again:
+        finish(task)
+    assert "Restored all states" in (tmp_path / "err0 again").read_text()
     (last,) = tmp_path.glob(LAST)
     assert last.parent.parent.name == "job_1234"
-    assert load(last)["global_step"] == 2 * (TRAIN - 50) // 10
+    assert load(last)["epoch"] == 199
