@@ -1,5 +1,6 @@
 """How fast `mnist-lit fit` trains: beside a plain loop, the usual loader and the published training."""
 
+import argparse
 import json
 import os
 import statistics
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,8 @@ from mnist_lit.benchmark_report import Spread, figure, table
 from mnist_lit.checkpoints import project_path
 from mnist_lit.data import DigitDataset
 from mnist_lit.loops import Clock, Rounds, Widths, published_rate, tutorial_rate
-from mnist_lit.parser import CommandParser
 from mnist_lit.report import describe_environment
 from mnist_lit.runner import LOGS, DigitCLI, run
-
-DESCRIPTION = """How fast `mnist-lit fit` trains, with all that a user gets: progress bar, TensorBoard, checkpoints.
-
-parts (all by default):
-  overhead  beside a plain PyTorch loop over the same tensors, by batch size, at the recipe's input size
-  others    beside Lightning with a loader that hands out sample by sample, and beside the published training
-  growth    seconds an epoch from 10,000 to 240,000 training images
-  processes images a second of one process and of two, of one thread each, with the same batch each, on the CPU
-  recipes   a whole fit of each of the three recipes, in a process of its own, whatever --config and --rounds say:
-            seconds to the first step and from there to the end, peak memory
-
-The other parts run what they compare in turn, in one process, and tell medians and extremes; the plain loop takes turns
-with the fit every 40 steps. An epoch of a fit is timed from its start to the next one's, without validation, which has
-a column of its own: so what is written at an epoch's end counts. Writes benchmark.md, benchmark.json and benchmark.png
-into lightning_logs/benchmark, where parts that were measured before are kept until they are measured again."""
 
 BATCH_SIZES = (32, 64, 128, 512, 2048)
 IMAGE_COUNTS = (10_000, 30_000, 60_000, 120_000, 240_000)
@@ -50,41 +35,28 @@ PROMISED = 0.9749
 """The accuracy that the specification promises of DS_CNN_V1."""
 
 
-def main(args: list[str]) -> None:
-    """Run `mnist-lit benchmark` with its arguments.
+def main(options: argparse.Namespace) -> None:
+    """Run `mnist-lit benchmark` with its options.
 
     Raises:
         UserError: What was asked for cannot be done.
-        SystemExit: The arguments are at fault, or ask for help.
     """
-    parser = CommandParser(
-        "benchmark",
-        usage="[PART ...] [--rounds N] [--config FILE] [any other option of mnist-lit fit]",
-        description=DESCRIPTION,
-        epilog="Example: mnist-lit benchmark overhead others --rounds 3 --config configs/ds_cnn_v2.yaml",
-    )
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds, of which the medians count (5)")
-    parser.add_argument("-c", "--config", metavar="FILE", help="recipe (that of DS_CNN_V1)")
-    wanted = list(takewhile(lambda arg: not arg.startswith("-"), args))
-    options, flags = parser.parse_known_args(args[len(wanted) :])
-    if any(flag.partition("=")[0] == "--ckpt_path" for flag in flags):
+    if any(flag.partition("=")[0] == "--ckpt_path" for flag in options.flags):
         raise UserError("A benchmark trains anew: leave out --ckpt_path.")
-    if options.rounds < 1:
-        raise UserError(f"--rounds must be 1 or more, not {options.rounds}.")
     parts: dict[str, Callable[[list[str], int], Any]] = {
         "overhead": overhead, "others": others, "growth": growth, "processes": processes, "recipes": recipes
     }  # fmt: skip
-    for part in wanted:
+    for part in options.names:
         if part not in parts:
             raise UserError(f"There is no part {part!r}; choose from {', '.join(parts)}.")
-    flags = ["--config", options.config or str(project_path("configs/ds_cnn_v1.yaml")), *flags]
+    flags = ["--config", options.config or str(project_path("configs/ds_cnn_v1.yaml")), *options.flags]
     folder = Path(LOGS) / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     path = folder / "benchmark.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     result["environment"] = describe_environment(device)
-    for part in wanted or parts:
+    for part in options.names or parts:
         result[part] = parts[part](flags, options.rounds)
         durable.write(path, (json.dumps(result, indent=2) + "\n").encode())
     text = table(result)

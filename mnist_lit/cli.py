@@ -1,30 +1,14 @@
-"""The command line: which commands there are, and how a user's mistake is told."""
+"""The command line: what is run, and how a user's mistake is told."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 
 from mnist_lit import UserError, __version__
+from mnist_lit.commands import COMMANDS, parse
 from mnist_lit.stopping import stoppable
-
-COMMANDS = {
-    "fit": ("mnist_lit.runner", "train a network"),
-    "validate": ("mnist_lit.runner", "measure a checkpoint on the validation split"),
-    "test": ("mnist_lit.runner", "measure a checkpoint on the 10,000 test images"),
-    "predict": (
-        "mnist_lit.runner",
-        "write down the digits that a checkpoint reads, in the test images or in your own pictures",
-    ),
-    "compare": ("mnist_lit.compare", "train and test several recipes; a table and the curves"),
-    "search": ("mnist_lit.search", "try other values of a recipe's options, as Optuna proposes them"),
-    "robustness": ("mnist_lit.robustness", "accuracy of checkpoints on distorted test images"),
-    "export": ("mnist_lit.export", "write a checkpoint as ONNX or torch.export, checked against it"),
-    "publish": ("mnist_lit.publish", "write a checkpoint's weights as safetensors"),
-    "demo": ("mnist_lit.demo", "a page to draw a digit on, or to drop a photo of one"),
-    "benchmark": ("mnist_lit.benchmark", "training speed beside other ways to train"),
-}
-"""Each command's module, which has a `main(args)`, and what it does."""
 
 HELP = f"""usage: mnist-lit COMMAND [OPTION ...]
 
@@ -70,9 +54,10 @@ def main(args: list[str] | None = None) -> None:
     else:
         try:
             with stoppable():
-                # imported for a command only: torch and Lightning take seconds
-                run: Callable[[list[str]], object] = import_module(COMMANDS[command][0]).main
-                run([command, *options] if COMMANDS[command][0].endswith("runner") else options)
+                given = parse(command, options)
+                # imported only now: torch and Lightning take seconds
+                run: Callable[[argparse.Namespace | list[str]], object] = import_module(COMMANDS[command][0]).main
+                run(given)
         except UserError as error:
             sys.exit(f"mnist-lit: error: {error}")
         except OSError as error:  # a folder that cannot be written, a full disk

@@ -1,5 +1,6 @@
 """Train and test several recipes in one process, and compare them."""
 
+import argparse
 import contextlib
 import io
 import json
@@ -7,7 +8,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from itertools import product, takewhile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from mnist_lit import UserError, durable
 from mnist_lit.checkpoints import project_path
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
-from mnist_lit.parser import CommandParser
 from mnist_lit.report import Result, describe_environment, folder_of_run, multiply_adds, write_report
 from mnist_lit.runner import LOGS, run
 
@@ -38,53 +38,20 @@ NEEDED: dict[str, Callable[[Any], bool]] = {
 }
 """What an option must not be for a comparison, or a search, to be made."""
 
-DESCRIPTION = """Train and test each recipe in turn, and compare them.
 
-Writes results.md, results.json and accuracy.png into lightning_logs/compare/version_N, beside the runs. The test set
-is read once a run, with the weights of the last epoch."""
-
-EPILOG = """CONFIG: recipes as YAML files, given first; the three networks of the specification by default.
-
-examples:
-  mnist-lit compare --data.source sample --trainer.max_epochs 5
-  mnist-lit compare configs/ds_cnn_v2.yaml --change model.deskew=false --seeds 5"""
-
-
-def main(args: list[str]) -> None:
-    """Run `mnist-lit compare` with its arguments.
+def main(options: argparse.Namespace) -> None:
+    """Run `mnist-lit compare` with its options.
 
     Raises:
         UserError: A recipe cannot be run, or there is nothing to resume.
-        SystemExit: The arguments are at fault, or ask for help.
     """
-    parser = CommandParser(
-        "compare",
-        usage="[CONFIG ...] [--seeds N] [--change '...'] [--resume] [any option of mnist-lit fit]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="runs of each recipe, with seeds from the recipe's up (1)"
-    )
-    parser.add_argument(
-        "--change",
-        action="append",
-        default=[],
-        metavar="'OPTION=VALUE ...'",
-        help="compare each recipe also with these options changed, such as model.deskew=false; can be given repeatedly",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the newest comparison where it stopped")
-    options, rest = parser.parse_known_args(args)
-    if options.seeds < 1:
-        raise UserError(f"--seeds must be 1 or more, not {options.seeds}.")
-    configs = list(takewhile(lambda arg: not arg.startswith("-"), rest))
-    flags = rest[len(configs) :]
+    flags = options.flags
     if any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
         raise UserError("Name the recipes first, without --config: mnist-lit compare CONFIG [CONFIG ...] [OPTION ...]")
-    configs = configs or [str(project_path(f"configs/ds_cnn_v{number}.yaml")) for number in (1, 2, 3)]
+    configs = options.names or [str(project_path(f"configs/ds_cnn_v{number}.yaml")) for number in (1, 2, 3)]
     recipes = resolve(configs, flags, [_split(change) for change in options.change])
     plan = {
-        "begun_with": shlex.join(["mnist-lit", "compare", *(arg for arg in args if arg != "--resume")]),
+        "begun_with": shlex.join(["mnist-lit", "compare", *(arg for arg in options.given if arg != "--resume")]),
         "seeds": options.seeds,
         "recipes": {name: recipe for name, (_, recipe) in recipes.items()},
     }

@@ -1,5 +1,6 @@
 """A page to draw a digit on, or to drop a photo of one, on this machine alone."""
 
+import argparse
 import io
 import json
 import re
@@ -15,7 +16,7 @@ import torch
 from mnist_lit import UserError
 from mnist_lit.checkpoints import project_path
 from mnist_lit.classifier import DigitClassifier, load_classifier
-from mnist_lit.parser import CommandParser
+from mnist_lit.commands import REFERENCE
 
 try:
     import cv2  # noqa: F401  what pictures are read with
@@ -24,12 +25,6 @@ except ModuleNotFoundError as error:
 
 from mnist_lit.images import digit_of, mnist_form, open_picture
 from mnist_lit.ink import UnreadableError
-
-DESCRIPTION = """A page in the browser to draw a digit on, with mouse, finger or keyboard, or to drop a photo of one: it
-shows the probabilities of the ten digits as you draw, and the 28 x 28 pixels that the network sees. It is served to
-this machine alone, and needs no internet."""
-
-REFERENCE = "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"
 
 MAX_BYTES = 64_000_000
 """Of the largest file that is taken."""
@@ -40,23 +35,13 @@ POLICY = (
 """What the page may ask for: nothing from anywhere else."""
 
 
-def main(args: list[str]) -> None:
-    """Run `mnist-lit demo` with its arguments, until Ctrl-C.
+def main(options: argparse.Namespace) -> None:
+    """Run `mnist-lit demo` with its options, until Ctrl-C.
 
     Raises:
         UserError: The checkpoint cannot be read, or the port is taken.
         SystemExit: The arguments are at fault, or ask for help; or Ctrl-C has ended it.
     """
-    parser = CommandParser(
-        "demo",
-        usage="[--ckpt_path FILE] [--port NUMBER]",
-        description=DESCRIPTION,
-        epilog="Example: mnist-lit demo --ckpt_path lightning_logs/ds_cnn_v1/version_0/checkpoints/last.ckpt",
-    )
-    parser.add_argument("--ckpt_path", metavar="FILE", help=f"the checkpoint ({REFERENCE}, which comes along)")
-    parser.add_argument("--port", type=int, default=7860, metavar="NUMBER", help="of 127.0.0.1; 0: any free one (7860)")
-    parser.add_trust()
-    options = parser.parse_args(args)
     checkpoint = Path(options.ckpt_path) if options.ckpt_path else project_path(REFERENCE)
     model, _ = load_classifier(checkpoint, options.trust)
     try:

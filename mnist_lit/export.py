@@ -1,5 +1,6 @@
 """A checkpoint as one file for other programs, checked against it."""
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from mnist_lit import UserError, durable
 from mnist_lit.classifier import DigitClassifier, load_classifier
+from mnist_lit.commands import OUTPUTS
 from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
-from mnist_lit.parser import CommandParser
 from mnist_lit.report import describe_environment, multiply_adds
 
 try:
@@ -26,17 +27,6 @@ try:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 except ModuleNotFoundError as error:
     raise UserError("mnist-lit export needs ONNX: uv run --extra export mnist-lit export ...") from error
-
-DESCRIPTION = """Write a checkpoint into one file that takes pixels, uint8 (N, 1, 28, 28) for any N, white on black,
-and gives the digits' probabilities, float32 (N, 10): with its preprocessing, without this package or Lightning.
-
-The file is read again and compared with the checkpoint on all test images: onnx and torch must give the same digit for
-each and probabilities within 0.00001; of int8, whose weights take a byte each, the accuracy is told."""
-
-EXAMPLE = "Example: mnist-lit export --ckpt_path lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt --format int8"
-
-OUTPUTS = {"onnx": "digits.onnx", "torch": "digits.pt2", "int8": "digits_int8.onnx"}
-"""By format, the default file."""
 
 OPSET = 20
 """Of ONNX: the first with GridSample in its present form, from 2023."""
@@ -51,29 +41,12 @@ Read = Callable[[Tensor], Tensor]
 """Probabilities (N, 10) of images, uint8 (N, 1, 28, 28)."""
 
 
-def main(args: list[str]) -> None:
-    """Run `mnist-lit export` with its arguments.
+def main(options: argparse.Namespace) -> None:
+    """Run `mnist-lit export` with its options.
 
     Raises:
         UserError: The checkpoint or the data cannot be read, the file cannot be written, or reads otherwise.
-        SystemExit: The arguments are at fault, or ask for help.
     """
-    parser = CommandParser(
-        "export",
-        usage="--ckpt_path FILE [--format onnx|torch|int8] [--output FILE]",
-        description=DESCRIPTION,
-        epilog=EXAMPLE,
-    )
-    parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="the checkpoint (required)")
-    formats = "onnx: for any ONNX runtime (default); torch: for torch.export.load; int8: ONNX with weights of 8 bits"
-    parser.add_argument("--format", choices=list(OUTPUTS), default="onnx", help=formats)
-    defaults = ", ".join(OUTPUTS.values())
-    parser.add_argument("--output", metavar="FILE", help=f"the file to write, by default {defaults}, by format")
-    sources = "images to check with: mnist, or sample, which needs no download (what was trained on)"
-    parser.add_argument("--data.source", dest="source", choices=["mnist", "sample"], help=sources)
-    parser.add_argument("--data.data_dir", dest="data_dir", default="data", help="folder of the official files (data)")
-    parser.add_trust()
-    options = parser.parse_args(args)
     output = Path(options.output or OUTPUTS[options.format])
     suffix = Path(OUTPUTS[options.format]).suffix
     if output.suffix != suffix:

@@ -1,6 +1,5 @@
-"""How the options of a command are read, and how a mistake in them is told."""
+"""How the options of fit, validate, test and predict are read, and how a mistake in them is told."""
 
-import argparse
 import difflib
 import inspect
 import json
@@ -20,31 +19,7 @@ from mnist_lit.data import MNISTDataModule
 
 _PARTS: dict[str, Callable[..., object]] = {"model": DigitClassifier, "data": MNISTDataModule, "trainer": Trainer}
 
-TRUST = "packages or modules whose classes a checkpoint may name, beside this project's and torch.nn's"
-
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|\n|$)")
-
-
-class CommandParser(argparse.ArgumentParser):
-    """Of a command that hands the options it does not know on to `mnist-lit fit`: tells a mistake in one line."""
-
-    def __init__(self, name: str, usage: str, description: str, epilog: str = "") -> None:
-        super().__init__(
-            prog=f"mnist-lit {name}",
-            usage=f"%(prog)s {usage}",
-            description=description,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def add_trust(self) -> None:
-        """Add the option that lets a checkpoint name more classes."""
-        self.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help=TRUST)
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit with 2."""
-        self.exit(2, f"mnist-lit: error: {message}; {self.prog} --help tells more.\n")
 
 
 class Parser(LightningArgumentParser):

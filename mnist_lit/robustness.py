@@ -1,5 +1,6 @@
 """How accurate checkpoints stay on distorted test images, and how true their probabilities are."""
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,8 @@ from torchvision.transforms.v2 import functional as TF
 from mnist_lit import UserError, durable
 from mnist_lit.classifier import DigitClassifier, load_classifier
 from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
-from mnist_lit.parser import CommandParser
 from mnist_lit.report import describe_environment, markdown
 from mnist_lit.runner import LOGS
-
-DESCRIPTION = """Accuracy of checkpoints on the test images as they are and distorted, which no recipe was chosen by,
-and the expected calibration error: how far the network's probabilities are from its share of right answers.
-
-Writes robustness.md, robustness.json and robustness.png into lightning_logs/robustness."""
 
 BILINEAR = InterpolationMode.BILINEAR
 
@@ -92,27 +87,12 @@ DISTORTIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], str, tuple[float
 """By name: the function of images (N, 1, 28, 28), float 0..255, and a strength; how that is written; its strengths."""
 
 
-def main(args: list[str]) -> None:
-    """Run `mnist-lit robustness` with its arguments.
+def main(options: argparse.Namespace) -> None:
+    """Run `mnist-lit robustness` with its options.
 
     Raises:
         UserError: A checkpoint or the data cannot be read.
-        SystemExit: The arguments are at fault, or ask for help.
     """
-    parser = CommandParser(
-        "robustness",
-        usage="[CHECKPOINT ...] [--data.source SOURCE] [--data.data_dir FOLDER]",
-        description=DESCRIPTION,
-        epilog="Example: mnist-lit robustness lightning_logs/ds_cnn_v2/version_0/checkpoints/last.ckpt",
-    )
-    parser.add_argument(
-        "checkpoints", nargs="*", metavar="CHECKPOINT", help="files (default: those of the reference runs)"
-    )
-    sources = "mnist: the official 10,000 test images (default); sample: 500 that need no download"
-    parser.add_argument("--data.source", dest="source", choices=["mnist", "sample"], default="mnist", help=sources)
-    parser.add_argument("--data.data_dir", dest="data_dir", default="data", help="folder of the official files (data)")
-    parser.add_trust()
-    options = parser.parse_args(args)
     reference = sorted((Path(LOGS) / "reference").glob("ds_cnn_*/checkpoints/last.ckpt"))
     checkpoints = [Path(name) for name in options.checkpoints] or reference
     if not checkpoints:

@@ -21,12 +21,12 @@ from mnist_lit import UserError, trust
 from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled, drop_idle_hooks
 from mnist_lit.checkpoints import CheckpointIO, load, newest, settings
 from mnist_lit.classifier import DigitClassifier
-from mnist_lit.cli import COMMANDS
+from mnist_lit.commands import COMMANDS, TRUST
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.distributed import Together, join
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
 from mnist_lit.mistakes import check, told
-from mnist_lit.parser import TRUST, Parser, names_backbone, spell_out
+from mnist_lit.parser import Parser, names_backbone, spell_out
 from mnist_lit.pictures import pictures
 from mnist_lit.quiet import hushed
 from mnist_lit.stopping import Stopped

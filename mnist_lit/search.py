@@ -1,5 +1,6 @@
 """Search for a better recipe: Optuna proposes options, and the validation split judges them."""
 
+import argparse
 import json
 import math
 import shlex
@@ -13,7 +14,6 @@ import yaml
 from mnist_lit import UserError, durable
 from mnist_lit.compare import begin, resolve
 from mnist_lit.keepers import DivergedError
-from mnist_lit.parser import CommandParser
 from mnist_lit.report import describe_environment, markdown
 from mnist_lit.runner import LOGS, run
 
@@ -30,57 +30,28 @@ try:
 except ModuleNotFoundError as error:
     raise UserError("mnist-lit search needs Optuna: uv run --extra search mnist-lit search ...") from error
 
-DESCRIPTION = """Train a recipe again and again with other values of some of its options, proposed by Optuna (its
-tree-structured Parzen estimator), and rank what was tried by the cross-entropy on the validation split, which moves
-less by chance than the accuracy does. The test set is not read.
-
-Writes search.md and Optuna's journal, study.log, into lightning_logs/search/version_N, beside the runs."""
-
-EPILOG = """VALUES, as YAML: a list to choose from, or a range with its ends, on a logarithmic scale with log: true.
-Between whole ends whole numbers are tried; write 0.0 and 1.0 for all that lies between.
-
-example:
-  mnist-lit search configs/ds_cnn_v2.yaml --vary 'model.image_size=[16, 18, 20]' \\
-    --vary 'model.lr={low: 0.005, high: 0.05, log: true}'"""
-
 FIXED = ("seed_everything", "data.source", "data.val_size", "data.watch_test")
 """Options that may not be varied, for then trials would not be measured on the same images, or with their own seeds."""
 
 
-def main(args: list[str]) -> None:
-    """Run `mnist-lit search` with its arguments.
+def main(options: argparse.Namespace) -> None:
+    """Run `mnist-lit search` with its options.
 
     Raises:
         UserError: The recipe or what is to be varied cannot be run, or there is nothing to resume.
-        SystemExit: The arguments are at fault, or ask for help.
     """
-    parser = CommandParser(
-        "search",
-        usage="CONFIG --vary OPTION=VALUES ... [--trials N] [--seeds N] [--resume] [any option of fit]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-    )
-    parser.add_argument("config", metavar="CONFIG", help="the recipe, a YAML file; comes first")
-    vary = "what to try, such as model.lr=[0.01,0.02]; can be given repeatedly"
-    parser.add_argument("--vary", action="append", required=True, metavar="OPTION=VALUES", help=vary)
-    parser.add_argument("--trials", type=int, default=20, metavar="N", help="proposals to try in all (20)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each trial, one a seed (1)")
-    parser.add_argument("--resume", action="store_true", help="go on with the newest search of the same")
-    options, flags = parser.parse_known_args(args)
-    if options.trials < 1 or options.seeds < 1:
-        raise UserError("--trials and --seeds must be 1 or more.")
-    if args[0].startswith("-") or any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
+    if len(options.names) != 1 or any(flag.partition("=")[0] in ("-c", "--config") for flag in options.flags):
         raise UserError("Name the recipe first, without --config: mnist-lit search CONFIG --vary OPTION=VALUES ...")
     space = dict(map(parse, options.vary))
     if len(space) < len(options.vary):
         raise UserError("--vary names an option twice.")
     # the ends of what is tried are built too, so that a mistake is told before any run
     changes = [[f"{option}={_write(value)}"] for option, values in space.items() for value in _extremes(values)]
-    given, recipe = next(iter(resolve([options.config], flags, changes).values()))
+    given, recipe = next(iter(resolve(options.names, options.flags, changes).values()))
     if recipe["data"]["watch_test"]:
         raise UserError("A search does not read the test set: leave out --data.watch_test.")
     plan = {
-        "begun_with": shlex.join(["mnist-lit", "search", *(arg for arg in args if arg != "--resume")]),
+        "begun_with": shlex.join(["mnist-lit", "search", *(arg for arg in options.given if arg != "--resume")]),
         "seeds": options.seeds,
         "space": {option: distribution_to_json(values) for option, values in space.items()},
         "recipe": recipe,

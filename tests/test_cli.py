@@ -25,6 +25,7 @@ from mnist_lit import cli
 from mnist_lit.backbones import DS_CNN_V2
 from mnist_lit.callbacks import HOOKS_OF_A_STEP, ProgressBar
 from mnist_lit.classifier import DigitClassifier
+from mnist_lit.commands import COMMANDS
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.preprocess import Preprocess
 from mnist_lit.runner import run
@@ -95,15 +96,29 @@ def test_help_and_version_need_no_torch(args: str) -> None:
     assert printed == f"mnist-lit {mnist_lit.__version__}\n" if args == "--version" else "compare" in printed
 
 
+def test_help_and_mistakes_need_no_torch_where_no_class_has_the_options() -> None:
+    quick = [command for command, (module, _) in COMMANDS.items() if module != "mnist_lit.runner"]
+    assert len(quick) == 7
+    lines = [*([command, "--help"] for command in quick), ["export", "--format=onnx"], ["publish", "a", "b", "--c"]]
+    code = "import contextlib, sys\nfrom mnist_lit.cli import main\n"
+    code += f"for line in {lines}:\n    with contextlib.suppress(SystemExit):\n        main(line)\n"
+    code += "print(sorted({'torch', 'lightning', 'numpy'} & sys.modules.keys()))"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.count("usage: ") == len(quick)
+    assert ran.stdout.endswith("\n[]\n")
+    assert "--ckpt_path" in ran.stderr.splitlines()[0]
+    assert "unrecognized arguments: --c;" in ran.stderr.splitlines()[1]
+
+
 def test_a_completion_script_knows_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     for shell in ("bash", "zsh"):
         cli.main(["--print_completion", shell])
-        assert f"-W '{' '.join(cli.COMMANDS)}' mnist-lit" in capsys.readouterr().out
+        assert f"-W '{' '.join(COMMANDS)}' mnist-lit" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="takes bash or zsh"):
         cli.main(["--print_completion", "fish"])
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])
@@ -456,7 +471,7 @@ class Terminate(Callback):
         ("test --ckpt_path=nowhere.ckpt", "nowhere.ckpt cannot be read: No such file"),
         ("test --ckpt_path=https://example.com/a.ckpt", "download it yourself"),
         ("test --ckpt_path=broken.yaml", "broken.yaml is not a checkpoint"),
-        ("compare --seeds=0", "--seeds must be 1 or more"),
+        ("compare --seeds=0", "--seeds: takes a whole number, 1 or more, not 0"),
         ("compare nowhere.yaml", "nowhere.yaml"),
         ("compare --modl=3", "--modl"),
         ("compare --config=unknown.yaml", "Name the recipes first"),
@@ -475,7 +490,7 @@ class Terminate(Callback):
         ("search good.yaml --vary model.lr=[1] --vary model.lr=[2]", "--vary names an option twice"),
         ("search good.yaml --vary data.val_size=[40,50]", "--vary data.val_size"),
         ("search good.yaml --vary model.lr=[1] --data.watch_test=true", "does not read the test set"),
-        ("search good.yaml --vary model.lr=[1] --trials=0", "--trials and --seeds"),
+        ("search good.yaml --vary model.lr=[1] --trials=0", "--trials: takes a whole number"),
         ("search --vary model.lr=[1] good.yaml", "Name the recipe first"),
         ("compare good.yaml --change model.deskew", "give OPTION=VALUE"),
         ("compare good.yaml --change model.lr=0.1 --change model.lr=0.1", "Two recipes are named"),
@@ -483,7 +498,7 @@ class Terminate(Callback):
         ("compare --trainer.limit_test_batches=2", "cannot work with --trainer.limit_test_batches 2"),
         ("robustness --data.source=fashion", "invalid choice: 'fashion'"),
         ("robustness broken.yaml", "broken.yaml is not a checkpoint"),
-        ("benchmark --rounds=0", "--rounds must be 1 or more"),
+        ("benchmark --rounds=0", "--rounds: takes a whole number"),
         ("benchmark --ckpt_path last", "leave out --ckpt_path"),
         ("benchmark speed", "choose from overhead, others, growth, recipes"),
     ],

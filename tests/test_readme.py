@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_lit import benchmark_report, cli, report, robustness, search
+from mnist_lit import benchmark_report, cli, commands, report, robustness, search
 from mnist_lit.runner import run
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ def test_there_are_commands() -> None:
 def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     name, *options = shlex.split(command)
-    assert name in cli.COMMANDS
+    assert name in commands.COMMANDS
     if name in ("fit", "compare", "search"):
         configs = list(takewhile(lambda option: not option.startswith("-"), options))
         flags = options[len(configs) :]
