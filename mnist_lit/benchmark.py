@@ -18,11 +18,11 @@ from lightning.pytorch.callbacks import Callback
 
 from mnist_lit import UserError, durable
 from mnist_lit.benchmark_report import Spread, figure, table
-from mnist_lit.checkpoints import project_path
+from mnist_lit.checkpoints import LOGS, project_path
 from mnist_lit.data import DigitDataset
 from mnist_lit.loops import Clock, Rounds, Widths, published_rate, tutorial_rate
 from mnist_lit.report import describe_environment
-from mnist_lit.runner import LOGS, DigitCLI, run
+from mnist_lit.runner import DigitCLI, run
 
 BATCH_SIZES = (32, 64, 128, 512, 2048)
 IMAGE_COUNTS = (10_000, 30_000, 60_000, 120_000, 240_000)

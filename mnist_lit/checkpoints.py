@@ -15,6 +15,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mnist_lit import UserError, durable, trust
 
+LOGS = "lightning_logs"
+"""Folder of all runs."""
+
 SEAL = b"sha256:"
 """What stands before the checksum (64 hexadecimal digits) at the end of a checkpoint's file."""
 
@@ -184,28 +187,34 @@ def settings(checkpoint: dict[str, Any], path: str | Path, trusted: Collection[s
     }
 
 
-def newest(name: str, logs: Path, without: set[Path], backbone: str | None, to_resume: bool) -> Path:
-    """The newest `name`.ckpt of a run below `logs`; where it is damaged, the newest whole one beside it.
+def find(name: str, logs: Path = Path(LOGS), backbone: str | None = None, to_resume: bool = False) -> Path:
+    """The file that a checkpoint is named by; for `last` and `best` that of the newest run, which is told.
+
+    Where that one is damaged, it is the newest whole one beside it.
 
     Args:
-        name: "last" or "best".
+        name: "last", "best" or a file.
         logs: Folder of runs.
-        without: Folders below it that are passed over.
         backbone: Import path of the network that the run must be of, if it matters.
-        to_resume: Whether it may be from before the first step.
+        to_resume: Whether the run is to go on: it may not have made its first step; and it may not be a comparison's or
+            a search's, whose report it would belie.
 
     Raises:
         UserError: There is none, or none that is whole.
     """
+    if name not in ("last", "best"):
+        return Path(name)
+    without = {logs / folder for folder in ("reference", *(("compare", "search") if to_resume else ()))}
     found = [file for file in logs.glob(f"**/checkpoints/{name}.ckpt") if not without & set(file.parents)]
     for file in _by_age(found):
         whole, checkpoint = _whole(file)
         theirs = checkpoint.get("hyper_parameters", {}).get("backbone")
         is_of_it = backbone is None or (isinstance(theirs, dict) and theirs.get("class_path") == backbone)
         if is_of_it and (to_resume or checkpoint["global_step"]):
+            print(f"{name}: {whole}")
             return whole
     of = f" of {backbone.rpartition('.')[2]}" if backbone else ""
-    raise UserError(f"--ckpt_path {name}: no run{of} below {logs} has kept one. Run mnist-lit fit first.")
+    raise UserError(f"{name}: no run{of} below {logs} has kept one. Run mnist-lit fit first.")
 
 
 def _whole(file: Path) -> tuple[Path, dict[str, Any]]:

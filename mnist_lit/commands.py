@@ -34,6 +34,8 @@ REFERENCE = "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"
 OUTPUTS = {"onnx": "digits.onnx", "torch": "digits.pt2", "int8": "digits_int8.onnx"}
 """By format, the file that `export` writes by default."""
 
+CHECKPOINT = "a checkpoint's file; or `last` or `best` of the newest run below lightning_logs"
+
 TRUST = "packages or modules whose classes a checkpoint may name, beside this project's and torch.nn's"
 
 
@@ -164,16 +166,16 @@ example:
 def _robustness() -> CommandParser:
     parser = CommandParser(
         "robustness",
-        usage="[CHECKPOINT ...] [--data.source SOURCE] [--data.data_dir FOLDER]",
+        usage="[FILE|last|best ...] [--data.source SOURCE] [--data.data_dir FOLDER]",
         description="""\
 Accuracy of checkpoints on the test images as they are and distorted, which no recipe was chosen by,
 and the expected calibration error: how far the network's probabilities are from its share of right answers.
 
 Writes robustness.md, robustness.json and robustness.png into lightning_logs/robustness.""",
-        epilog="Example: mnist-lit robustness lightning_logs/ds_cnn_v2/version_0/checkpoints/last.ckpt",
+        epilog="Example: mnist-lit robustness last",
     )
     parser.add_argument(
-        "checkpoints", nargs="*", metavar="CHECKPOINT", help="files (default: those of the reference runs)"
+        "checkpoints", nargs="*", metavar="FILE", help=f"{CHECKPOINT} (default: those of the reference runs)"
     )
     parser.add_data("mnist: the official 10,000 test images (default); sample: 500 that need no download", "mnist")
     parser.add_trust()
@@ -183,7 +185,7 @@ Writes robustness.md, robustness.json and robustness.png into lightning_logs/rob
 def _export() -> CommandParser:
     parser = CommandParser(
         "export",
-        usage="--ckpt_path FILE [--format onnx|torch|int8] [--output FILE]",
+        usage="--ckpt_path FILE|last|best [--format onnx|torch|int8] [--output FILE]",
         description="""\
 Write a checkpoint into one file that takes pixels, uint8 (N, 1, 28, 28) for any N, white on black,
 and gives the digits' probabilities, float32 (N, 10): with its preprocessing, without this package or Lightning.
@@ -192,7 +194,7 @@ The file is read again and compared with the checkpoint on all test images: onnx
 each and probabilities within 0.00001; of int8, whose weights take a byte each, the accuracy is told.""",
         epilog=f"Example: mnist-lit export --ckpt_path {REFERENCE} --format int8",
     )
-    parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="the checkpoint (required)")
+    parser.add_argument("--ckpt_path", required=True, metavar="FILE", help=f"{CHECKPOINT} (required)")
     formats = "onnx: for any ONNX runtime (default); torch: for torch.export.load; int8: ONNX with weights of 8 bits"
     parser.add_argument("--format", choices=list(OUTPUTS), default="onnx", help=formats)
     defaults = ", ".join(OUTPUTS.values())
@@ -205,13 +207,13 @@ each and probabilities within 0.00001; of int8, whose weights take a byte each, 
 def _publish() -> CommandParser:
     parser = CommandParser(
         "publish",
-        usage="CHECKPOINT FILE.safetensors",
+        usage="FILE|last|best FILE.safetensors",
         description="""\
 Write a checkpoint's weights, and the settings that they were trained with, as a safetensors file. It
 is tested and predicts as the checkpoint does (--ckpt_path FILE.safetensors); a run cannot go on from it.""",
         epilog=f"Example: mnist-lit publish {REFERENCE} digits.safetensors",
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="its file")
+    parser.add_argument("checkpoint", metavar="FILE", help=CHECKPOINT)
     parser.add_argument("target", metavar="FILE.safetensors", help="what to write")
     return parser
 
@@ -219,14 +221,14 @@ is tested and predicts as the checkpoint does (--ckpt_path FILE.safetensors); a 
 def _demo() -> CommandParser:
     parser = CommandParser(
         "demo",
-        usage="[--ckpt_path FILE] [--port NUMBER]",
+        usage="[--ckpt_path FILE|last|best] [--port NUMBER]",
         description="""\
 A page in the browser to draw a digit on, with mouse, finger or keyboard, or to drop a photo of one: it
 shows the probabilities of the ten digits as you draw, and the 28 x 28 pixels that the network sees. It is served to
 this machine alone, and needs no internet.""",
-        epilog="Example: mnist-lit demo --ckpt_path lightning_logs/ds_cnn_v1/version_0/checkpoints/last.ckpt",
+        epilog="Example: mnist-lit demo --ckpt_path last",
     )
-    parser.add_argument("--ckpt_path", metavar="FILE", help=f"the checkpoint ({REFERENCE}, which comes along)")
+    parser.add_argument("--ckpt_path", metavar="FILE", help=f"{CHECKPOINT} ({REFERENCE}, which comes along)")
     parser.add_argument("--port", type=int, default=7860, metavar="NUMBER", help="of 127.0.0.1; 0: any free one (7860)")
     parser.add_trust()
     return parser

@@ -16,11 +16,11 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from mnist_lit import UserError, durable
-from mnist_lit.checkpoints import project_path
+from mnist_lit.checkpoints import LOGS, project_path
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.report import Result, describe_environment, folder_of_run, multiply_adds, write_report
-from mnist_lit.runner import LOGS, run
+from mnist_lit.runner import run
 
 NEEDED: dict[str, Callable[[Any], bool]] = {
     "ckpt_path": lambda path: path is not None,  # each run begins anew

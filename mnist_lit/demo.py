@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mnist_lit import UserError
-from mnist_lit.checkpoints import project_path
+from mnist_lit.checkpoints import find, project_path
 from mnist_lit.classifier import DigitClassifier, load_classifier
 from mnist_lit.commands import REFERENCE
 
@@ -42,7 +42,7 @@ def main(options: argparse.Namespace) -> None:
         UserError: The checkpoint cannot be read, or the port is taken.
         SystemExit: The arguments are at fault, or ask for help; or Ctrl-C has ended it.
     """
-    checkpoint = Path(options.ckpt_path) if options.ckpt_path else project_path(REFERENCE)
+    checkpoint = find(options.ckpt_path) if options.ckpt_path else project_path(REFERENCE)
     model, _ = load_classifier(checkpoint, options.trust)
     try:
         server = ThreadingHTTPServer(("127.0.0.1", options.port), partial(Handler, model))

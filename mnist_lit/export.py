@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_lit import UserError, durable
+from mnist_lit.checkpoints import find
 from mnist_lit.classifier import DigitClassifier, load_classifier
 from mnist_lit.commands import OUTPUTS
 from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
@@ -53,10 +54,11 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(f"--output {output}: a file of --format {options.format} ends in {suffix}.")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}.")
-    model, trained_on = load_classifier(Path(options.ckpt_path), options.trust)
+    checkpoint = find(options.ckpt_path)
+    model, trained_on = load_classifier(checkpoint, options.trust)
     source = options.source or trained_on.get("source", "mnist")
     if (trained_on.get("source"), source) == ("mnist", "sample"):
-        raise UserError(f"With --data.source sample {options.ckpt_path} would be measured on images it was trained on.")
+        raise UserError(f"With --data.source sample {checkpoint} would be measured on images it was trained on.")
     data = MNISTDataModule(source, options.data_dir, val_size=trained_on.get("val_size"))
     data.prepare_data()
     data.setup("test")

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from mnist_lit import augment, backbones, trust
 from mnist_lit.classifier import DigitClassifier
+from mnist_lit.commands import CHECKPOINT
 from mnist_lit.data import MNISTDataModule
 
 _PARTS: dict[str, Callable[..., object]] = {"model": DigitClassifier, "data": MNISTDataModule, "trainer": Trainer}
@@ -40,8 +41,8 @@ class Parser(LightningArgumentParser):
         for action in self._actions:
             if action.dest == "ckpt_path":
                 action.help = (
-                    "A checkpoint's file; or `last` or `best` of the newest run below lightning_logs, with --config or "
-                    "--model.backbone of that network's. With fit: go on with that run, in its folder."
+                    f"{CHECKPOINT}, with --config or --model.backbone of that network's. With fit: go on with that "
+                    "run, in its folder."
                 )
         return added
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mnist_lit import UserError, durable
-from mnist_lit.checkpoints import load, pack
+from mnist_lit.checkpoints import find, load, pack
 
 
 def main(options: argparse.Namespace) -> None:
@@ -15,6 +15,6 @@ def main(options: argparse.Namespace) -> None:
     """
     if Path(options.target).suffix != ".safetensors":
         raise UserError(f"{options.target}: the name must end with .safetensors, by which such a file is known.")
-    content = pack(load(options.checkpoint))
+    content = pack(load(find(options.checkpoint)))
     durable.write(Path(options.target), content)
     print(f"{options.target}: {len(content):,} bytes; mnist-lit test --ckpt_path {options.target}")

@@ -15,10 +15,10 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from mnist_lit import UserError, durable
+from mnist_lit.checkpoints import LOGS, find
 from mnist_lit.classifier import DigitClassifier, load_classifier
 from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
 from mnist_lit.report import describe_environment, markdown
-from mnist_lit.runner import LOGS
 
 BILINEAR = InterpolationMode.BILINEAR
 
@@ -94,7 +94,7 @@ def main(options: argparse.Namespace) -> None:
         UserError: A checkpoint or the data cannot be read.
     """
     reference = sorted((Path(LOGS) / "reference").glob("ds_cnn_*/checkpoints/last.ckpt"))
-    checkpoints = [Path(name) for name in options.checkpoints] or reference
+    checkpoints = [find(name) for name in options.checkpoints] or reference
     if not checkpoints:
         raise UserError(f"Name a checkpoint: there is none below {LOGS}/reference here.")
     models = {}

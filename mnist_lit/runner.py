@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore
 
 from mnist_lit import UserError, trust
 from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled, drop_idle_hooks
-from mnist_lit.checkpoints import CheckpointIO, load, newest, settings
+from mnist_lit.checkpoints import LOGS, CheckpointIO, find, load, settings
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import COMMANDS, TRUST
 from mnist_lit.data import MNISTDataModule
@@ -30,8 +30,6 @@ from mnist_lit.parser import Parser, names_backbone, spell_out
 from mnist_lit.pictures import pictures
 from mnist_lit.quiet import hushed
 from mnist_lit.stopping import Stopped
-
-LOGS = "lightning_logs"
 
 USAGE = {
     "fit": "[--config FILE] [--ckpt_path last] [OPTION ...]",
@@ -157,7 +155,8 @@ class DigitCLI(LightningCLI):
             if command != "fit":
                 raise UserError(f"{command} needs --ckpt_path: a file, or `last` or `best` of the newest run.")
             return
-        path = self._find_checkpoint(path)
+        backbone = self.config[command].model.backbone.class_path if self.names_backbone else None
+        path = find(path, self.logs(), backbone, to_resume=command == "fit")
         checkpoint = load(path)
         given = self.config[command]
         if command == "fit" and "optimizer_states" not in checkpoint:
@@ -206,18 +205,6 @@ class DigitCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning's (2.6.6) lets a checkpoint's hyper-parameters silently beat the user's."""
-
-    def _find_checkpoint(self, path: str) -> Path:
-        if path not in ("last", "best"):
-            return Path(path)
-        options, logs, is_fit = self.config[self.config.subcommand], self.logs(), self.config.subcommand == "fit"
-        # going on inside a comparison or a search would change it behind its report
-        reported = {logs / "compare", logs / "search"} if is_fit else set()
-        without = {logs / "reference"} | reported
-        backbone = options.model.backbone.class_path if self.names_backbone else None
-        found = newest(path, logs, without, backbone, to_resume=is_fit)
-        rank_zero_only(print)(f"--ckpt_path {path}: {found}")
-        return found
 
     def logs(self) -> Path:
         """Folder of all runs."""

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from mnist_lit import UserError, durable
+from mnist_lit.checkpoints import LOGS
 from mnist_lit.compare import begin, resolve
 from mnist_lit.keepers import DivergedError
 from mnist_lit.report import describe_environment, markdown
-from mnist_lit.runner import LOGS, run
+from mnist_lit.runner import run
 
 try:
     import optuna

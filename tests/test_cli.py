@@ -498,6 +498,7 @@ class Terminate(Callback):
         ("compare --trainer.limit_test_batches=2", "cannot work with --trainer.limit_test_batches 2"),
         ("robustness --data.source=fashion", "invalid choice: 'fashion'"),
         ("robustness broken.yaml", "broken.yaml is not a checkpoint"),
+        ("demo --ckpt_path=last", "last: no run below lightning_logs has kept one"),
         ("benchmark --rounds=0", "--rounds: takes a whole number"),
         ("benchmark --ckpt_path last", "leave out --ckpt_path"),
         ("benchmark speed", "choose from overhead, others, growth, recipes"),

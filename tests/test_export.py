@@ -26,12 +26,13 @@ def trained(main: Main) -> Main:
 
 
 def test_what_is_exported_reads_as_the_checkpoint_does(trained: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    trained(f"export --ckpt_path {CHECKPOINT}")
+    trained("export --ckpt_path last")
     trained(f"export --ckpt_path {CHECKPOINT} --format torch --output net.pt2")
     trained(f"export --ckpt_path {CHECKPOINT} --format int8")
     printed = capsys.readouterr().out
     assert printed.count("% of 100 test images, the checkpoint") == 3
     assert printed.count("0 digits read otherwise") >= 2
+    assert f"last: {CHECKPOINT}\n" in printed
     assert "digits.onnx: " in printed
     assert "5,226 parameters in 20" in printed
     model = DigitClassifier.load_from_checkpoint(CHECKPOINT, map_location="cpu").eval()

@@ -65,13 +65,15 @@ def test_strokes_change_their_width_by_pixels(square: Tensor, pixels: int) -> No
 def test_checkpoints_are_measured(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     main("fit")
     main("test --ckpt_path last")
-    main("robustness lightning_logs/ds_cnn_v1/version_0/checkpoints/last.ckpt")
+    main("robustness best")
     printed = capsys.readouterr().out
     folder = Path("lightning_logs/robustness")
     (measured,) = json.loads((folder / "robustness.json").read_text())
     assert (folder / "robustness.png").stat().st_size > 10_000
     table = (folder / "robustness.md").read_text()
     assert table in printed
+    assert measured["checkpoint"] == "lightning_logs/ds_cnn_v1/version_0/checkpoints/best.ckpt"
+    assert f"best: {measured['checkpoint']}\n" in printed
     assert measured["model"] == "DS_CNN_V1"
     assert 0 < measured["calibration_error"] < 1
     assert f"{100 * measured['accuracies']['none']['']:.2f}" in table

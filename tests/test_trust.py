@@ -213,7 +213,7 @@ def test_what_is_trusted_is_imported(stranger: dict[str, Any], main: Main, capsy
 @pytest.mark.usefixtures("stranger")
 def test_weights_are_published_and_read(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    main(f"publish {LAST} mine.safetensors")
+    main("publish last mine.safetensors")
     main(f"test --ckpt_path {LAST}")
     told = accuracy(capsys.readouterr().out)
     shutil.rmtree("lightning_logs")
