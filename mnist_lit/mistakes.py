@@ -3,6 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -42,6 +43,27 @@ def check(options: Namespace) -> None:
         own = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
         if not any(AcceleratorRegistry[name]["accelerator"].is_available() for name in own):
             raise UserError(f"--trainer.accelerator {accelerator}: there is none here; give auto or cpu.")
+
+
+def check_unfinished(options: Namespace, checkpoint: dict[str, Any]) -> None:
+    """Refuse to go on with a run that has made all its epochs or steps: Lightning (2.6.6) adds to its log, and ends.
+
+    Raises:
+        UserError: It has, or the checkpoint does not say how many it has made.
+    """
+    try:
+        epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{options.ckpt_path} cannot be resumed: it does not say how far it has come.") from error
+    for made, wanted, unit in (
+        (checkpoint["global_step"], options.trainer.max_steps, "steps"),
+        (epochs, options.trainer.max_epochs, "epochs"),
+    ):
+        if wanted is not None and 0 < wanted <= made:
+            longer = f"give a larger --trainer.max_{unit}"
+            if options.model.schedule == "one_cycle":  # whose learning rate has come down to its end
+                longer = "start anew with more of them, without --ckpt_path"
+            raise UserError(f"{options.ckpt_path}: this run has made all its {made} {unit}; to train longer, {longer}.")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from mnist_lit.commands import COMMANDS, TRUST
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.distributed import Together, join
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
-from mnist_lit.mistakes import check, told
+from mnist_lit.mistakes import check, check_unfinished, told
 from mnist_lit.parser import Parser, names_backbone, spell_out
 from mnist_lit.pictures import pictures
 from mnist_lit.quiet import hushed
@@ -197,6 +197,8 @@ class DigitCLI(LightningCLI):
                 f"A run goes on as it began, and {path} was trained with another --{self.changed[0]}: leave that out, "
                 "or start anew without --ckpt_path."
             )
+        if command == "fit":
+            check_unfinished(options, checkpoint)
         split = {"data.source", "data.val_size"} & set(self.changed)
         if split and (command == "validate" or (begun.data.source, options.data.source) == ("mnist", "sample")):
             raise UserError(

@@ -346,6 +346,25 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(
         assert "planned for 15 steps, and this makes 25" in told
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("", "has made all its 2 epochs; to train longer, start anew with more of them"),
+        ("--trainer.max_steps=7", "has made all its 7 steps; to train longer, start anew with more of them"),
+        ("--model.schedule=plateau", "has made all its 2 epochs; to train longer, give a larger --trainer.max_epochs."),
+    ],
+)
+def test_a_finished_run_is_not_resumed(main: Main, options: str, told: str) -> None:
+    main(f"fit {options}")
+    before = {path: path.stat().st_mtime_ns for path in Path("lightning_logs").rglob("*")}
+    with pytest.raises(SystemExit, match=told):
+        cli.main(["fit", "--ckpt_path", "last"])
+    assert {path: path.stat().st_mtime_ns for path in Path("lightning_logs").rglob("*")} == before
+    if "plateau" in options:
+        cli.main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+        assert torch.load(LAST, weights_only=True)["epoch"] == 2
+
+
 def test_the_best_checkpoint_stays_the_best_when_resumed_from_elsewhere(
     main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:

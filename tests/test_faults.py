@@ -136,7 +136,8 @@ def test_a_killed_run_goes_on_exactly(recipe: str, fit: list[str], tmp_path: Pat
         kill(process)
         kept = list(killed.rglob("last.ckpt"))
         steps.append(load(kept[0])["global_step"] if kept else None)
-        assert finish(start(killed, ["fit", "--ckpt_path=last"] if kept else args, *setup)) == 0, err(killed)
+        code = finish(start(killed, ["fit", "--ckpt_path=last"] if kept else args, *setup))
+        assert code == 0 or "this run has made all its" in err(killed), err(killed)
         run = only(killed, "last.ckpt").parent.parent if kept else max(killed.rglob("version_*"))
         assert differences(state(run), state(whole)) == [], steps
     tell(f"{recipe}: killed {KILLS} times, resumed from steps {steps}: all {KILLS} bitwise equal, curves too")
