@@ -33,6 +33,10 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 """By what LightningCLI has Lightning build them again."""
 
 
+class DamagedError(UserError):
+    """A file is no checkpoint, or not as it was saved."""
+
+
 class CheckpointIO(TorchCheckpointIO):
     """Saves checkpoints so that a file is the whole old or the whole new one, and tells when it is altered later.
 
@@ -105,6 +109,22 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: It cannot be read, is no checkpoint, was altered, or is more than weights and plain values.
     """
+    try:
+        return _read(path)
+    except DamagedError as error:
+        whole = next(filter(_is_readable, _neighbours(Path(path))), None)
+        raise DamagedError(f"{error} {whole.name} beside it is whole." if whole else str(error)) from error
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        _read(path)
+    except UserError:
+        return False
+    return True
+
+
+def _read(path: str | Path) -> dict[str, Any]:
     if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # of Path, too, which makes one slash of two
         raise UserError(f"{path} is not a file: download it yourself, from where you trust it.")
     try:
@@ -114,7 +134,7 @@ def load(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = (_unpack if Path(path).suffix == ".safetensors" else _unpickle)(content)
     except Exception as error:  # zipfile, torch and safetensors raise whatever the bytes lead them to
-        raise UserError(f"{path} is not a checkpoint: damaged, or more than weights and plain values.") from error
+        raise DamagedError(f"{path} is not a checkpoint: damaged, or more than weights and plain values.") from error
     kinds = {"state_dict": dict, "global_step": int} | dict.fromkeys(SETTINGS.values(), dict)
     if (
         not isinstance(checkpoint, dict)
@@ -124,7 +144,7 @@ def load(path: str | Path) -> dict[str, Any]:
     ):
         raise UserError(f"{path} is not a checkpoint that mnist-lit has saved.")
     if Path(path).suffix != ".safetensors" and not _is_whole(content, checkpoint):
-        raise UserError(f"{path} is damaged, by its checksum: another in its folder may be whole.")
+        raise DamagedError(f"{path} is damaged, by its checksum.")
     for key in LEGACY & checkpoint.keys():  # which Lightning (2.6.6) still merges into the settings
         del checkpoint[key]
     return checkpoint
@@ -219,13 +239,16 @@ def find(name: str, logs: Path = Path(LOGS), backbone: str | None = None, to_res
 
 def _whole(file: Path) -> tuple[Path, dict[str, Any]]:
     """A checkpoint, or where it is damaged the newest whole one beside it."""
-    others = [other for other in file.parent.glob("*.ckpt") if other != file]
-    for other in [file, *_by_age(others)]:
+    for other in [file, *_neighbours(file)]:
         try:
-            return other, load(other)
+            return other, _read(other)
         except UserError as error:
             print(error)
     raise UserError(f"No checkpoint in {file.parent} is whole: name one of another run, or start anew.")
+
+
+def _neighbours(file: Path) -> list[Path]:
+    return _by_age([other for other in file.parent.glob("*.ckpt") if other != file])
 
 
 def _by_age(files: list[Path]) -> list[Path]:

@@ -274,6 +274,8 @@ def test_a_corruption_is_told(main: Main, tell: Tell, capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out
     assert "last.ckpt is not a checkpoint: damaged" in printed or "last.ckpt is damaged" in printed
     assert "last: lightning_logs/ds_cnn_v1/version_0/checkpoints/best.ckpt" in printed
+    assert "damaged" in error(main, f"test --ckpt_path {last}", capsys)
+    assert error(main, f"publish {last} a.safetensors", capsys).endswith(" best.ckpt beside it is whole.")
     only(Path(), "best.ckpt").write_bytes(b"")
     assert "No checkpoint in lightning_logs/ds_cnn_v1/version_0/checkpoints is whole" in error(
         main, "fit --ckpt_path last", capsys
