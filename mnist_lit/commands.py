@@ -28,6 +28,24 @@ COMMANDS = {
 }
 """Each command's module, whose `main` takes what `parse` gives, and what it does."""
 
+LIGHTNING_HELP = {
+    name: {
+        "usage": f"mnist-lit {name} {usage} [OPTION ...]",
+        "description": f"{COMMANDS[name][1].capitalize()}. Example: mnist-lit {name} {example}",
+    }
+    for name, usage, example in (
+        ("fit", "[--config FILE] [--ckpt_path last]", "--config configs/ds_cnn_v2.yaml --trainer.max_epochs 5"),
+        ("validate", "--ckpt_path FILE|last|best", "--ckpt_path best"),
+        ("test", "--ckpt_path FILE|last|best", "--ckpt_path last --data.data_dir ~/datasets"),
+        (
+            "predict",
+            "--ckpt_path FILE|last|best [--data.images PATH ...]",
+            "--ckpt_path last --data.images photos/*.jpg --data.show",
+        ),
+    )
+}
+"""How the help begins of the commands whose parser is LightningCLI's."""
+
 REFERENCE = "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"
 """The checkpoint that comes with the project."""
 

@@ -235,6 +235,24 @@ class MNISTDataModule(LightningDataModule):
         return images[chosen], labels[chosen]
 
 
+def read_test_images(data: MNISTDataModule, trained_on: dict[Path, dict[str, Any]]) -> "DigitDataset":
+    """The test images of a data module, to measure checkpoints on.
+
+    Args:
+        data: The data module.
+        trained_on: By each checkpoint's file, what the data module of its run was given.
+
+    Raises:
+        UserError: The data cannot be read, or a checkpoint was trained on some of them.
+    """
+    for path, given in trained_on.items():
+        if (given.get("source"), data.source) == ("mnist", "sample"):
+            raise UserError(f"With --data.source sample {path} would be measured on images that it was trained on.")
+    data.prepare_data()
+    data.setup("test")
+    return data.splits["test"]
+
+
 class DigitDataset(Dataset[Batch]):
     """Images (N, 1, 28, 28) and labels (N,) in memory, handed out in whole batches by one index operation each."""
 

@@ -17,7 +17,7 @@ from mnist_lit import UserError, durable
 from mnist_lit.checkpoints import find
 from mnist_lit.classifier import DigitClassifier, load_classifier
 from mnist_lit.commands import OUTPUTS
-from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
+from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule, read_test_images
 from mnist_lit.report import describe_environment, multiply_adds
 
 try:
@@ -57,14 +57,10 @@ def main(options: argparse.Namespace) -> None:
     checkpoint = find(options.ckpt_path)
     model, trained_on = load_classifier(checkpoint, options.trust)
     source = options.source or trained_on.get("source", "mnist")
-    if (trained_on.get("source"), source) == ("mnist", "sample"):
-        raise UserError(f"With --data.source sample {checkpoint} would be measured on images it was trained on.")
     data = MNISTDataModule(source, options.data_dir, val_size=trained_on.get("val_size"))
-    data.prepare_data()
-    data.setup("test")
+    test = read_test_images(data, {checkpoint: trained_on})
     parts = OrderedDict(preprocess=model.preprocess, backbone=model.backbone, softmax=nn.Softmax(dim=1))
     network = nn.Sequential(parts).eval()
-    test = data.splits["test"]
     with tempfile.TemporaryDirectory() as folder:  # an earlier file stays until this one is known to be right
         written = Path(folder) / output.name
         read = _write(network, options.format, written, data)

@@ -45,6 +45,30 @@ def check(options: Namespace) -> None:
             raise UserError(f"--trainer.accelerator {accelerator}: there is none here; give auto or cpu.")
 
 
+def check_changed(command: str, begun: Namespace, options: Namespace, changed: list[str]) -> None:
+    """Refuse options that are not a checkpoint's, where they may not be others.
+
+    Args:
+        command: What the checkpoint is for.
+        begun: The options that its run had.
+        options: Those that are to be.
+        changed: Names of the options of the network and of the data that differ.
+
+    Raises:
+        UserError: A run would go on otherwise than it began, or be measured on images that it was trained on.
+    """
+    if command == "fit" and changed:
+        raise UserError(
+            f"A run goes on as it began, and {options.ckpt_path} was trained with another --{changed[0]}: leave that "
+            "out, or start anew without --ckpt_path."
+        )
+    split = {"data.source", "data.val_size"} & set(changed)
+    if split and (command == "validate" or (begun.data.source, options.data.source) == ("mnist", "sample")):
+        raise UserError(
+            f"With another --{min(split)} {command} would measure on images that {options.ckpt_path} was trained on."
+        )
+
+
 def check_unfinished(options: Namespace, checkpoint: dict[str, Any]) -> None:
     """Refuse to go on with a run that has made all its epochs or steps: Lightning (2.6.6) adds to its log, and ends.
 

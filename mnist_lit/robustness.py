@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as TF
 from mnist_lit import UserError, durable
 from mnist_lit.checkpoints import LOGS, find
 from mnist_lit.classifier import DigitClassifier, load_classifier
-from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
+from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule, read_test_images
 from mnist_lit.report import describe_environment, markdown
 
 BILINEAR = InterpolationMode.BILINEAR
@@ -97,19 +97,13 @@ def main(options: argparse.Namespace) -> None:
     checkpoints = [find(name) for name in options.checkpoints] or reference
     if not checkpoints:
         raise UserError(f"Name a checkpoint: there is none below {LOGS}/reference here.")
-    models = {}
-    for path in checkpoints:
-        models[str(path)], trained_on = load_classifier(path, options.trust)
-        if (trained_on.get("source"), options.source) == ("mnist", "sample"):
-            raise UserError(f"With --data.source sample {path} would be measured on images that it was trained on.")
-    data = MNISTDataModule(source=options.source, data_dir=options.data_dir)
-    data.prepare_data()
-    data.setup("test")
-    images, labels = data.splits["test"].images, data.splits["test"].labels
-    measured = [measure(model, path, images, labels) for path, model in models.items()]
+    loaded = {path: load_classifier(path, options.trust) for path in checkpoints}
+    trained_on = {path: given for path, (_, given) in loaded.items()}
+    test = read_test_images(MNISTDataModule(options.source, options.data_dir), trained_on)
+    measured = [measure(model, str(path), test.images, test.labels) for path, (model, _) in loaded.items()]
     folder = Path(LOGS) / "robustness"
     folder.mkdir(parents=True, exist_ok=True)
-    text = f"{table(measured)}\n{len(labels):,} test images. {describe_environment(torch.device('cpu'))}\n"
+    text = f"{table(measured)}\n{len(test):,} test images. {describe_environment(torch.device('cpu'))}\n"
     durable.write(folder / "robustness.md", text.encode())
     durable.write(folder / "robustness.json", (json.dumps(measured, indent=2) + "\n").encode())
     _plot(measured).savefig(folder / "robustness.png", dpi=100)

@@ -2,9 +2,6 @@
 
 import contextlib
 import json
-import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,29 +18,16 @@ from mnist_lit import UserError, trust
 from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled, drop_idle_hooks
 from mnist_lit.checkpoints import LOGS, CheckpointIO, find, load, settings
 from mnist_lit.classifier import DigitClassifier
-from mnist_lit.commands import COMMANDS, TRUST
+from mnist_lit.commands import LIGHTNING_HELP, TRUST
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.distributed import Together, join
+from mnist_lit.hints import curves_command, next_command
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
-from mnist_lit.mistakes import check, check_unfinished, told
+from mnist_lit.mistakes import check, check_changed, check_unfinished, told
 from mnist_lit.parser import Parser, names_backbone, spell_out
 from mnist_lit.pictures import pictures
 from mnist_lit.quiet import hushed
 from mnist_lit.stopping import Stopped
-
-USAGE = {
-    "fit": "[--config FILE] [--ckpt_path last] [OPTION ...]",
-    "validate": "--ckpt_path FILE|last|best [OPTION ...]",
-    "test": "--ckpt_path FILE|last|best [OPTION ...]",
-    "predict": "--ckpt_path FILE|last|best [--data.images PATH ...] [OPTION ...]",
-}
-
-EXAMPLES = {
-    "fit": "mnist-lit fit --config configs/ds_cnn_v2.yaml --trainer.max_epochs 5",
-    "validate": "mnist-lit validate --ckpt_path best",
-    "test": "mnist-lit test --ckpt_path last --data.data_dir ~/datasets",
-    "predict": "mnist-lit predict --ckpt_path last --data.images photos/*.jpg --data.show",
-}
 
 
 def main(args: list[str]) -> None:
@@ -61,8 +45,7 @@ def main(args: list[str]) -> None:
         return
     last = cli.last()
     if last.exists():
-        print(f"Next:\n  {_next(cli, 'test', last)}")
-        print(f"  {_prefix()}tensorboard --logdir {os.path.relpath(cli.logs())}")
+        print(f"Next:\n  {next_command(cli, 'test', last)}\n  {curves_command(cli.logs())}")
 
 
 def run(args: list[str], folder: Path | None = None, tells_how_to_go_on: bool = False) -> "DigitCLI":
@@ -85,13 +68,7 @@ def run(args: list[str], folder: Path | None = None, tells_how_to_go_on: bool = 
             tells_how_to_go_on=tells_how_to_go_on,
             args=spell_out(args),
             parser_class=Parser,
-            parser_kwargs={
-                name: {
-                    "usage": f"mnist-lit {name} {usage}",
-                    "description": f"{COMMANDS[name][1].capitalize()}. Example: {EXAMPLES[name]}",
-                }
-                for name, usage in USAGE.items()
-            },
+            parser_kwargs=LIGHTNING_HELP,
             seed_everything_default=42,
             trainer_defaults={
                 "max_epochs": 15,
@@ -192,18 +169,9 @@ class DigitCLI(LightningCLI):
         options = self.config[command]
         self.changed = [f"model.{name}" for name in vars(options.model) if options.model[name] != begun.model[name]]
         self.changed += [f"data.{name}" for name in remembered["data"] if options.data[name] != begun.data[name]]
-        if command == "fit" and self.changed:
-            raise UserError(
-                f"A run goes on as it began, and {path} was trained with another --{self.changed[0]}: leave that out, "
-                "or start anew without --ckpt_path."
-            )
+        check_changed(command, begun, options, self.changed)
         if command == "fit":
             check_unfinished(options, checkpoint)
-        split = {"data.source", "data.val_size"} & set(self.changed)
-        if split and (command == "validate" or (begun.data.source, options.data.source) == ("mnist", "sample")):
-            raise UserError(
-                f"With another --{min(split)} {command} would measure on images that {path} was trained on."
-            )
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning's (2.6.6) lets a checkpoint's hyper-parameters silently beat the user's."""
@@ -288,26 +256,9 @@ class DigitCLI(LightningCLI):
             if not self.stands_alone:
                 print("The finished runs are kept; to go on: the same command with --resume")
             elif self.tells_how_to_go_on and self.trainer.logger:
-                kept = f"The last whole epoch is kept; to go on: {_next(self, 'fit', last)}"
+                kept = f"The last whole epoch is kept; to go on: {next_command(self, 'fit', last)}"
                 print(kept if last.exists() else "Nothing was kept, for the run had not begun.")
             raise
-
-
-def _next(cli: "DigitCLI", command: str, checkpoint: Path) -> str:
-    """What a user types to go on from a run's checkpoint."""
-    given = cli.config[cli.subcommand]
-    options = ["--ckpt_path", str(checkpoint)]
-    if command != "fit" and cli.datamodule.source == "mnist" and str(cli.datamodule.data_dir) != "data":
-        options += ["--data.data_dir", str(cli.datamodule.data_dir)]
-    named = trust.modules([given.model.as_dict(), given.trainer.as_dict() if command == "fit" else {}])
-    named = {module for module in named if not module.startswith("lightning.")}
-    options += ["--trust", *sorted(named)] if named else []
-    program = "python -m mnist_lit" if Path(sys.argv[0]).name == "__main__.py" else "mnist-lit"
-    return f"{_prefix()}{program} {command} {shlex.join(options)}"
-
-
-def _prefix() -> str:
-    return "uv run " if "UV" in os.environ else ""  # uv sets UV in what it runs
 
 
 def _listed(given: Any) -> list[Any]:

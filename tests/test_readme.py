@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import statistics
-from itertools import chain, pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,33 +38,21 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))
 def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    name, *options = shlex.split(command)
-    assert name in commands.COMMANDS
-    if name in ("fit", "compare", "search"):
-        configs = list(takewhile(lambda option: not option.startswith("-"), options))
-        flags = options[len(configs) :]
-        recipes = [option for config in configs for option in ("--config", config)]
-        own = {"fit": ["--ckpt_path"], "compare": ["--seeds", "--change"], "search": ["--seeds", "--trials", "--vary"]}
-        given = [pair for pair in pairwise([*flags, ""]) if pair[0] in own[name]]
-        changes = [f"--{option}" for key, value in given if key == "--change" for option in value.split()]
-        changes += [f"--{search.parse(value)[0]}=1" for key, value in given if key == "--vary"]
-        flags = [flag for flag in flags if flag not in (*chain(*given), "--resume")]
-        with pytest.raises(SystemExit) as end:
-            cli.main(["fit", *recipes, *flags, *changes, "--print_config"])
-        assert not end.value.code
-    elif name in ("validate", "test", "predict"):
-        assert options[0] == "--ckpt_path"
-        published = {command.split()[-1] for command in COMMANDS if command.startswith("publish")}
-        assert options[1] in ("last", "best", *published) or Path(options[1]).is_file()
-        assert options[2:] in ([], ["--data.images", "my_photos", "--data.show"])
-    elif name == "publish":
-        assert Path(options[0]).is_file()
-    elif name == "export":
-        assert options[0] == "--ckpt_path"
-        assert Path(options[1]).is_file()
-        assert options[2:] in (["--output", "digits.onnx"], ["--format", "int8"])
+    name, *given = shlex.split(command)
+    options = commands.parse(name, given)
+    if isinstance(options, list):  # LightningCLI reads them
+        line, read = options, [path for option, path in pairwise(given) if option == "--ckpt_path"]
     else:
-        assert name == "benchmark" or options == []
+        changes = [option for change in getattr(options, "change", []) for option in change.split()]
+        changes += [f"{search.parse(vary)[0]}=1" for vary in getattr(options, "vary", [])]
+        recipes = [f"--config={recipe}" for recipe in options.names]
+        line = ["fit", *recipes, *options.flags, *(f"--{change}" for change in changes)]
+        read = [path for key in ("ckpt_path", "checkpoint") if (path := getattr(options, key, None))]
+    with pytest.raises(SystemExit) as end:
+        cli.main([*line, "--print_config"])
+    assert not end.value.code
+    written = {other.split()[-1] for other in COMMANDS if other.startswith("publish")}
+    assert all(path in ("last", "best", *written) or Path(path).is_file() for path in read)
 
 
 def test_every_path_exists() -> None:
