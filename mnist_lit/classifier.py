@@ -1,6 +1,5 @@
 """The LightningModule: everything between a batch of raw pixels and a digit."""
 
-import argparse
 import inspect
 import io
 import math
@@ -285,7 +284,7 @@ class DigitClassifier(LightningModule):
             **arguments: Lightning's, and those of the class that are to be others than the checkpoint's.
 
         Raises:
-            UserError: It is no checkpoint, is altered, or names what is not trusted.
+            UserError: It is no checkpoint, is altered, names what is not trusted, or does not fit its classes.
         """
         checkpoint = load(checkpoint_path)
         settings(checkpoint, checkpoint_path, trust)
@@ -295,7 +294,9 @@ class DigitClassifier(LightningModule):
         try:
             with limited(trust):
                 return super().load_from_checkpoint(read, weights_only=True, **arguments)
-        except argparse.ArgumentError as error:
+        except UserError:
+            raise
+        except Exception as error:  # jsonargparse, Lightning and any class raise whatever the settings lead them to
             raise UserError(f"{checkpoint_path} cannot be built again: {' '.join(str(error).split())}") from error
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,6 +89,25 @@ def check_unfinished(options: Namespace, checkpoint: dict[str, Any]) -> None:
             if options.model.schedule == "one_cycle":  # whose learning rate has come down to its end
                 longer = "start anew with more of them, without --ckpt_path"
             raise UserError(f"{options.ckpt_path}: this run has made all its {made} {unit}; to train longer, {longer}.")
+
+
+@contextlib.contextmanager
+def restorable() -> Iterator[None]:
+    """Tell in one line that a checkpoint holds no state that Lightning (2.6.6) can restore.
+
+    Raises:
+        UserError: It does not.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # optimisers, schedules, loops and callbacks raise whatever a state leads them to
+        frames = traceback.extract_tb(error.__traceback__)
+        if not any("checkpoint_connector" in frame.filename and "restore" in frame.name for frame in frames):
+            raise
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"--ckpt_path: from this checkpoint no run can go on ({why}).") from error
 
 
 @contextlib.contextmanager

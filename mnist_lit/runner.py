@@ -23,7 +23,7 @@ from mnist_lit.data import MNISTDataModule
 from mnist_lit.distributed import Together, join
 from mnist_lit.hints import curves_command, next_command
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
-from mnist_lit.mistakes import check, check_changed, check_unfinished, told
+from mnist_lit.mistakes import check, check_changed, check_unfinished, restorable, told
 from mnist_lit.parser import Parser, names_backbone, spell_out
 from mnist_lit.pictures import pictures
 from mnist_lit.quiet import hushed
@@ -60,7 +60,7 @@ def run(args: list[str], folder: Path | None = None, tells_how_to_go_on: bool = 
         UserError: What was asked for cannot be done.
         SystemExit: The arguments are at fault, or ask for help; or the process was told to end.
     """
-    with hushed(), told():
+    with hushed(), told(), restorable():
         return DigitCLI(
             DigitClassifier,
             MNISTDataModule,

@@ -173,6 +173,19 @@ def test_a_hostile_recipe_beside_a_checkpoint_runs_nothing(
     assert not Path("canary").exists()
 
 
+def test_a_checkpoint_that_fits_no_class_is_told_in_a_line(
+    stranger: dict[str, Any], main: Main, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {key: value for key, value in stranger.items() if key != "sealed"}
+    torch.save(good | {"hyper_parameters": good["hyper_parameters"] | {"lr": None}}, "stranger.ckpt")
+    assert "stranger.ckpt cannot be built again" in error(main, "robustness stranger.ckpt", capsys)
+    more = "--trainer.max_epochs=9 --trainer.logger=false"
+    for key, value in (("optimizer_states", [3]), ("lr_schedulers", [3]), ("loops", {}), ("callbacks", [3])):
+        torch.save(good | {key: value}, "stranger.ckpt")
+        told = error(main, f"fit --ckpt_path stranger.ckpt {more}", capsys)
+        assert "no run can go on" in told or "cannot be resumed" in told
+
+
 def test_a_path_in_a_checkpoint_leads_nowhere(stranger: dict[str, Any], main: Main, tmp_path: Path) -> None:
     config = yaml.safe_load((RUN / "config.yaml").read_text())
     config["trainer"]["max_epochs"] = 3
