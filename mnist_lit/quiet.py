@@ -29,6 +29,7 @@ CHATTER = (
     "Your model can run with static graph",
     "Loading `train_dataloader` to",
     "Restoring states from the checkpoint",
+    "Received SIGTERM",  # what comes of it is told
 )
 """What Lightning tells at every run, and nobody needs."""
 
@@ -39,9 +40,10 @@ if not torch.cuda.is_available():
 # what --trainer.deterministic fills with NaN, before it is written to, takes up to a tenth of a step
 torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
-logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-    lambda record: not any(text in record.getMessage() for text in CHATTER)
-)
+for name in ("utilities.rank_zero", "trainer.connectors.signal_connector"):
+    logging.getLogger(f"lightning.pytorch.{name}").addFilter(
+        lambda record: not any(text in record.getMessage() for text in CHATTER)
+    )
 
 
 @contextlib.contextmanager

@@ -332,6 +332,7 @@ def test_a_run_that_was_told_to_end_goes_on_exactly(number: signal.Signals, fit:
     step = load(only(folders[1], "last.ckpt"))["global_step"]
     assert [at for at, _ in curves(run)["val/accuracy"]][: step // 25] == [*range(24, step, 25)]
     assert "to go on: " in (folders[1] / "out").read_text()
+    assert "Received" not in (folders[1] / "err").read_text()  # Lightning's line
     assert finish(start(folders[1], ["fit", "--ckpt_path=last"])) == 0
     assert differences(state(folders[1]), state(folders[0])) == []
 
