@@ -17,9 +17,9 @@ class RandomAffineBatch(nn.Module):
     picture as this does (up to its rounding of shifts to whole pixels).
 
     Args:
-        degrees: Largest rotation either way, in degrees.
-        translate: Largest shift either way, as a fraction of the height and of the width.
-        scale: Largest change of size either way, as a fraction: 0.1 draws from 0.9 to 1.1.
+        degrees: Largest rotation either way, in degrees, 0 or more.
+        translate: Largest shift either way, as a fraction of the height and of the width, 0 or more.
+        scale: Largest change of size either way, as a fraction below 1: 0.1 draws from 0.9 to 1.1.
 
     Raises:
         UserError: An amount is out of its bounds.

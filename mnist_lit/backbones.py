@@ -19,7 +19,7 @@ class _DSCNN(nn.Module):
     pool) on a quarter of the elements.
 
     Args:
-        dilation: Spacing in pixels of the taps of the 3x3 kernels.
+        dilation: Spacing in pixels of the taps of the 3x3 kernels, 1 or more.
         dropout: Probability of dropping a value after each block, of both or of each, from 0 to below 1.
 
     Raises:

@@ -46,9 +46,10 @@ class DigitClassifier(LightningModule):
         image_size: Height and width in pixels that digits are resized to before the backbone, 8 or more.
         deskew: Shear each digit upright by its moments.
         center: Move each digit's centre of mass to the middle of the image.
-        rescale: Bring each digit half the way to a common spread in x and in y.
-        lr: Learning rate at the peak of the schedule.
-        weight_decay: AdamW's decoupled weight decay, as a multiple of the learning rate; with 0 it is Adam.
+        rescale: Bring the standard deviations of each digit's ink in x and in y half the way to a common one.
+        lr: Learning rate at the peak of the schedule, above 0.
+        weight_decay: AdamW's decoupled weight decay, 0 or more: the share of itself that a weight loses in a step is
+            this times the learning rate; with 0 it is Adam.
         schedule: "one_cycle", which ends with the last step, or "plateau", which halves the learning rate after each
             epoch that does not raise the validation accuracy.
         warmup: Share of the training steps in which "one_cycle" rises to its peak, from 0 to below 1.
