@@ -107,7 +107,7 @@ def restorable() -> Iterator[None]:
         if not any("checkpoint_connector" in frame.filename and "restore" in frame.name for frame in frames):
             raise
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"--ckpt_path: from this checkpoint no run can go on ({why}).") from error
+        raise UserError(f"--ckpt_path: what that holds cannot be restored ({why}).") from error
 
 
 @contextlib.contextmanager
