@@ -153,7 +153,10 @@ class DigitCLI(LightningCLI):
             )
         if "backbone" not in remembered["model"]:  # of a classifier built in Python
             remembered["model"]["backbone"] = self.config[command].model.backbone.as_dict()
-        begun_with = json.dumps(remembered)
+        try:
+            begun_with = json.dumps(remembered)
+        except TypeError as error:  # a tensor
+            raise UserError(f"{path} was not saved by mnist-lit: its settings are no plain values.") from error
         if command == "fit" and self.run_folder:
             begun_with = str(self.run_folder / "config.yaml")  # all of it, such as the number of epochs
             trusted |= {f"lightning.pytorch.{kind}" for kind in ("callbacks", "loggers", "plugins", "profilers")}

@@ -179,6 +179,8 @@ def test_a_checkpoint_that_fits_no_class_is_told_in_a_line(
     good = {key: value for key, value in stranger.items() if key != "sealed"}
     torch.save(good | {"hyper_parameters": good["hyper_parameters"] | {"lr": None}}, "stranger.ckpt")
     assert "stranger.ckpt cannot be built again" in error(main, "robustness stranger.ckpt", capsys)
+    torch.save(good | {"hyper_parameters": good["hyper_parameters"] | {"lr": torch.zeros(2)}}, "stranger.ckpt")
+    assert "its settings are no plain values" in error(main, "test --ckpt_path stranger.ckpt", capsys)
     more = "--trainer.max_epochs=9 --trainer.logger=false"
     for key, value in (("optimizer_states", [3]), ("lr_schedulers", [3]), ("loops", {}), ("callbacks", [3])):
         torch.save(good | {key: value}, "stranger.ckpt")
