@@ -12,6 +12,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from mnist_lit import UserError, durable, trust
 
@@ -231,7 +232,7 @@ def find(name: str, logs: Path = Path(LOGS), backbone: str | None = None, to_res
         theirs = checkpoint.get("hyper_parameters", {}).get("backbone")
         is_of_it = backbone is None or (isinstance(theirs, dict) and theirs.get("class_path") == backbone)
         if is_of_it and (to_resume or checkpoint["global_step"]):
-            print(f"{name}: {whole}")
+            rank_zero_only(print)(f"{name}: {whole}")  # once, of several processes
             return whole
     of = f" of {backbone.rpartition('.')[2]}" if backbone else ""
     raise UserError(f"{name}: no run{of} below {logs} has kept one. Run mnist-lit fit first.")

@@ -12,7 +12,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO as TheirCheckpointIO
 from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
-from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from mnist_lit import UserError, trust
 from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled, drop_idle_hooks
