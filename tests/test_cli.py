@@ -520,7 +520,7 @@ class Terminate(Callback):
         ("demo --ckpt_path=last", "last: no run below lightning_logs has kept one"),
         ("benchmark --rounds=0", "--rounds: takes a whole number"),
         ("benchmark --ckpt_path last", "leave out --ckpt_path"),
-        ("benchmark speed", "choose from overhead, others, growth, recipes"),
+        ("benchmark speed", "choose from overhead, others, growth, processes"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
