@@ -99,7 +99,13 @@ class Together(Callback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note what SIGTERM does, before Lightning puts its own handler there."""
+        """Note what SIGTERM does, before Lightning puts its own handler there.
+
+        Raises:
+            UserError: `--ckpt_path last` is another file to another process.
+        """
+        if len(set(gathered(str(trainer.ckpt_path)))) > 1:
+            raise UserError("Another run has just kept a checkpoint, so that `last` is not clear: name the file.")
         self.handler = signal.getsignal(signal.SIGTERM)
         self.queue_again: Callable[[int, None], Any] | None = None
         self.is_told = False
