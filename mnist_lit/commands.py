@@ -124,7 +124,7 @@ def _count(text: str) -> int:
 def _compare() -> CommandParser:
     parser = CommandParser(
         "compare",
-        usage="[CONFIG ...] [--seeds N] [--change '...'] [--resume] [any option of mnist-lit fit]",
+        usage="[CONFIG ...] [--seeds N] [--change '...'] [--resume] [--ray] [any option of mnist-lit fit]",
         description="""\
 Train and test each recipe in turn, and compare them.
 
@@ -149,6 +149,13 @@ examples:
         help="compare each recipe also with these options changed, such as model.deskew=false; can be given repeatedly",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the newest comparison where it stopped")
+    parser.add_argument(
+        "--ray",
+        action="store_true",
+        help="make runs at the same time, by Ray (extra `ray`): one a core of this machine, with one thread each (as many "
+        "as OMP_NUM_THREADS says, and as many cores), or one a GPU; with RAY_ADDRESS on the machines of a cluster, which "
+        "must share this folder and the environment",
+    )
     return parser
 
 

@@ -6,14 +6,16 @@ import io
 import json
 import shlex
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback
 
 from mnist_lit import UserError, durable
 from mnist_lit.checkpoints import LOGS, project_path
@@ -38,6 +40,26 @@ NEEDED: dict[str, Callable[[Any], bool]] = {
 }
 """What an option must not be for a comparison, or a search, to be made."""
 
+RECORD = "result.json"
+"""What a finished run's folder holds."""
+
+
+class Run(NamedTuple):
+    """One run of a comparison."""
+
+    recipe: str
+    seed: int
+    args: list[str]
+    options: dict[str, Any]
+    """Every option of its fit."""
+
+    def __str__(self) -> str:
+        return f"{self.recipe}, seed {self.seed}"
+
+
+Outcome = Result | UserError
+"""What became of a run."""
+
 
 def main(options: argparse.Namespace) -> None:
     """Run `mnist-lit compare` with its options.
@@ -56,13 +78,50 @@ def main(options: argparse.Namespace) -> None:
         "recipes": {name: recipe for name, (_, recipe) in recipes.items()},
     }
     root = next(iter(plan["recipes"].values()))["trainer"]["default_root_dir"] or "."
+    runs = [
+        Run(name, seed, recipe, resolved)
+        for name, (recipe, resolved) in recipes.items()
+        for seed in range(resolved["seed_everything"], resolved["seed_everything"] + options.seeds)
+    ]
+    if options.ray:
+        from mnist_lit.parallel import in_parallel as make  # with Ray, which is an extra
+    else:
+        make = in_sequence
     folder = begin(Path(root) / LOGS / "compare", plan, options.resume)
-    results: list[Result] = []
-    for name, (recipe, resolved) in recipes.items():
-        for seed in range(resolved["seed_everything"], resolved["seed_everything"] + options.seeds):
-            print(f"\n{name}, seed {seed} (run {len(results) + 1} of {len(recipes) * options.seeds})")
-            results.append(_train_and_test(folder, name, seed, recipe))
-    write_report(folder, results)
+    outcomes = make(folder, runs)
+    results = [outcome for outcome in outcomes if not isinstance(outcome, UserError)]
+    if results:
+        write_report(folder, results)
+    failed = len(outcomes) - len(results)
+    if failed:
+        print(f"{failed} of {len(runs)} runs failed; to try again: the same command with --resume")
+        raise SystemExit(1)  # each was told
+
+
+def in_sequence(folder: Path, runs: list[Run]) -> list[Outcome]:
+    """What became of each run, made one after the other."""
+    outcomes: list[Outcome] = []
+    for number, one in enumerate(runs, start=1):
+        print(f"\n{one} (run {number} of {len(runs)})")
+        outcome: Outcome | None = finished(folder, one)
+        if outcome:
+            print("done before")
+        else:
+            try:
+                outcome = train_and_test(folder, one)
+            except UserError as error:
+                outcome = error
+            tell(one, outcome)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def tell(one: Run, outcome: Outcome) -> None:
+    """Print in a line what became of a run."""
+    if isinstance(outcome, UserError):
+        print(f"mnist-lit: error: {one}: {outcome}", file=sys.stderr)
+    else:
+        print(f"{one}: {100 * outcome['test_accuracy']:.2f} % of the test images")
 
 
 def _split(change: str) -> list[str]:
@@ -81,7 +140,7 @@ def resolve(
 ) -> dict[str, tuple[list[str], dict[str, Any]]]:
     """Each recipe, and each with changes, by its name: its arguments, and every option of its fit.
 
-    The network and the data module are built, so that a mistake is told before any run.
+    The network is built and the data are read, so that a mistake is told before any run.
 
     Raises:
         UserError: A recipe cannot be run, or two have one name.
@@ -115,11 +174,14 @@ def resolve(
 
 
 def _build(resolved: dict[str, Any]) -> None:
-    """Build the classifier and the data module of a recipe."""
+    """Build the classifier and the data module of a recipe, and read the data."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DigitClassifier, "model")
     parser.add_class_arguments(MNISTDataModule, "data")
-    parser.instantiate_classes(parser.parse_object({part: resolved[part] for part in ("model", "data")}))
+    built = parser.instantiate_classes(parser.parse_object({part: resolved[part] for part in ("model", "data")}))
+    built.data.prepare_data()
+    for stage in ("fit", "test"):
+        built.data.setup(stage)
 
 
 def begin(parent: Path, plan: dict[str, Any], resume: bool) -> Path:
@@ -147,36 +209,46 @@ def begin(parent: Path, plan: dict[str, Any], resume: bool) -> Path:
     )
 
 
-def _train_and_test(folder: Path, name: str, seed: int, recipe: list[str]) -> Result:
-    """The result of one run, which is trained and tested unless its folder holds the result already."""
-    run_folder = folder_of_run(folder, name, seed)
-    record = run_folder / "result.json"
-    if record.exists():
-        print("done before")
-        done: Result = json.loads(record.read_text())
-        return done
-    if run_folder.exists():
-        shutil.rmtree(run_folder)  # of a run that was interrupted: begun anew, it repeats it exactly
-    quiet = "--trainer.enable_model_summary=false"  # what it tells is in the table
-    start = time.perf_counter()
-    fit = run(["fit", quiet, *recipe, f"--seed_everything={seed}"], run_folder)
-    seconds = time.perf_counter() - start
-    checkpoint = run_folder / "checkpoints" / "last.ckpt"
-    test = run(["test", *recipe, f"--ckpt_path={checkpoint}", "--verbose=false"], run_folder)
-    result: Result = {
-        "recipe": name,
-        "model": type(fit.model.backbone).__name__,
-        "seed": seed,
-        "parameters": fit.model.parameter_count,
-        "multiply_adds": multiply_adds(fit.model),
-        "epochs": fit.trainer.current_epoch,
-        "train_images": len(fit.datamodule.splits["train"]),
-        "val_accuracy": fit.trainer.callback_metrics["val/accuracy"].item(),
-        "test_accuracy": test.trainer.callback_metrics["test/accuracy"].item(),
-        "test_images": len(test.datamodule.splits["test"]),
-        "seconds": round(seconds, 1),
-        "environment": describe_environment(fit.trainer.strategy.root_device),
-    }
-    print(f"{name}, seed {seed}: {100 * result['test_accuracy']:.2f} % of the test images")
-    durable.write(record, (json.dumps(result, indent=2) + "\n").encode())
+def finished(folder: Path, one: Run) -> Result | None:
+    """The result of a run, if its folder holds it."""
+    record = folder_of_run(folder, one.recipe, one.seed) / RECORD
+    return json.loads(record.read_text()) if record.exists() else None
+
+
+def train_and_test(folder: Path, one: Run, callbacks: Sequence[Callback] = ()) -> Result:
+    """Make a run, unless another process has made it meanwhile.
+
+    Raises:
+        UserError: It cannot be made, or has diverged.
+    """
+    run_folder = folder_of_run(folder, one.recipe, one.seed)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    with durable.locked(run_folder):  # which a process may still write into whose comparison was killed
+        done = finished(folder, one)
+        if done:
+            return done
+        for path in run_folder.iterdir():  # of a run that was interrupted: begun anew, it repeats it exactly
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        quiet = "--trainer.enable_model_summary=false"  # what it tells is in the table
+        start = time.perf_counter()
+        fit = run(["fit", quiet, *one.args, f"--seed_everything={one.seed}"], run_folder, callbacks=callbacks)
+        seconds = time.perf_counter() - start
+        checkpoint = run_folder / "checkpoints" / "last.ckpt"
+        tested = ["test", *one.args, f"--ckpt_path={checkpoint}", "--verbose=false"]
+        test = run(tested, run_folder, callbacks=callbacks)
+        result: Result = {
+            "recipe": one.recipe,
+            "model": type(fit.model.backbone).__name__,
+            "seed": one.seed,
+            "parameters": fit.model.parameter_count,
+            "multiply_adds": multiply_adds(fit.model),
+            "epochs": fit.trainer.current_epoch,
+            "train_images": len(fit.datamodule.splits["train"]),
+            "val_accuracy": fit.trainer.callback_metrics["val/accuracy"].item(),
+            "test_accuracy": test.trainer.callback_metrics["test/accuracy"].item(),
+            "test_images": len(test.datamodule.splits["test"]),
+            "seconds": round(seconds, 1),
+            "environment": describe_environment(fit.trainer.strategy.root_device),
+        }
+        durable.write(run_folder / RECORD, (json.dumps(result, indent=2) + "\n").encode())
     return result

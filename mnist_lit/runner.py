@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -47,13 +48,19 @@ def main(args: list[str]) -> None:
         print(f"Next:\n  {next_command(cli, 'test', last)}\n  {curves_command(cli.logs())}")
 
 
-def run(args: list[str], folder: Path | None = None, tells_how_to_go_on: bool = False) -> "DigitCLI":
+def run(
+    args: list[str],
+    folder: Path | None = None,
+    tells_how_to_go_on: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> "DigitCLI":
     """Run fit, validate, test or predict, and hand back what it ran with.
 
     Args:
         args: The command and its options.
         folder: Folder of a run that is one of a comparison's or a search's.
         tells_how_to_go_on: Whether a run that is broken off is kept, and the user told how it goes on.
+        callbacks: Those that look on, beside the run's own.
 
     Raises:
         UserError: What was asked for cannot be done.
@@ -65,6 +72,7 @@ def run(args: list[str], folder: Path | None = None, tells_how_to_go_on: bool = 
             MNISTDataModule,
             folder=folder,
             tells_how_to_go_on=tells_how_to_go_on,
+            callbacks=callbacks,
             args=spell_out(args),
             parser_class=Parser,
             parser_kwargs=LIGHTNING_HELP,
@@ -83,18 +91,27 @@ def run(args: list[str], folder: Path | None = None, tells_how_to_go_on: bool = 
 class DigitCLI(LightningCLI):
     """LightningCLI, where a checkpoint stands for the run it came from, and the user's word beats the checkpoint's."""
 
-    def __init__(self, *args: Any, folder: Path | None, tells_how_to_go_on: bool, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        folder: Path | None,
+        tells_how_to_go_on: bool,
+        callbacks: Sequence[Callback],
+        **kwargs: Any,
+    ) -> None:
         """Do all that the arguments say.
 
         Args:
             *args: LightningCLI's.
             folder: Folder of the run; where there is none, a new one to fit, and else that of the checkpoint's run.
             tells_how_to_go_on: As `run` takes it.
+            callbacks: As `run` takes them.
             **kwargs: LightningCLI's.
         """
         self.run_folder = folder
         self.stands_alone = folder is None
         self.tells_how_to_go_on = tells_how_to_go_on
+        self.lookers_on = callbacks
         self.names_backbone = names_backbone(kwargs["args"])
         self.trained_steps = 0
         self.changed: list[str] = []  # options that are not what the checkpoint was trained with
@@ -221,8 +238,15 @@ class DigitCLI(LightningCLI):
         logger = self._logger() if options.logger in (None, True) else options.logger
         is_new = isinstance(logger, RunLogger) and logger._version is None  # it has no folder yet
         is_new = is_new or (isinstance(logger, TensorBoardLogger) and not Path(logger.log_dir).exists())
-        callbacks = [*_listed(options.callbacks), RunRecord(is_new), *pictures(), RandomState(), DivergenceStop()]
-        callbacks.append(Together())
+        callbacks = [
+            *_listed(options.callbacks),
+            *self.lookers_on,
+            RunRecord(is_new),
+            *pictures(),
+            RandomState(),
+            DivergenceStop(),
+            Together(),
+        ]
         plugins = _listed(options.plugins)
         keeps_own_way = any(isinstance(plugin, TheirCheckpointIO) for plugin in plugins)
         kwargs["plugins"] = plugins if keeps_own_way else [*plugins, CheckpointIO()]

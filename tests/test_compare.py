@@ -76,8 +76,8 @@ def test_a_recipe_is_compared_with_changes_of_itself(main: Main, capsys: pytest.
 def test_resuming_repeats_nothing_that_is_finished(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trained: list[str] = []
 
-    def interrupted_in_the_second(args: list[str], folder: Path | None = None) -> Any:
-        cli = run(args, folder)
+    def interrupted_in_the_second(args: list[str], folder: Path | None = None, **options: Any) -> Any:
+        cli = run(args, folder, **options)
         trained.append(f"{args[0]} {cli.model.lr}")
         if trained.count("fit 0.03") == 1 and trained[-1] == "fit 0.03":
             raise KeyboardInterrupt
