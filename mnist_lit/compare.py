@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -116,12 +116,12 @@ def in_sequence(folder: Path, runs: list[Run]) -> list[Outcome]:
     return outcomes
 
 
-def tell(one: Run, outcome: Outcome) -> None:
+def tell(one: Run, outcome: Outcome, out: IO[str] | None = None) -> None:
     """Print in a line what became of a run."""
     if isinstance(outcome, UserError):
         print(f"mnist-lit: error: {one}: {outcome}", file=sys.stderr)
     else:
-        print(f"{one}: {100 * outcome['test_accuracy']:.2f} % of the test images")
+        print(f"{one}: {100 * outcome['test_accuracy']:.2f} % of the test images", file=out)
 
 
 def _split(change: str) -> list[str]:

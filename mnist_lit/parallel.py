@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,19 +46,25 @@ def in_parallel(folder: Path, runs: list[Run]) -> list[Outcome]:
         UserError: Ray cannot be started, or is not found where RAY_ADDRESS says.
         Stopped: The process was told to end.
     """
-    _start()
+    board = Board(runs)
     try:
-        with stoppable():  # anew, for Ray has set a handler of its own
-            return _share_out(folder, runs)
+        with _hidden(), _connected(), stoppable():  # anew, for Ray (2.60) has set a handler of its own
+            return _share_out(folder, runs, board)
     except Stopped:
         print("The finished runs are kept; to go on: the same command with --resume")
         raise
-    finally:
-        ray.shutdown()
 
 
-def _start() -> None:
-    """Start Ray on this machine, or go to the cluster at RAY_ADDRESS."""
+@contextlib.contextmanager
+def _hidden() -> Iterator[None]:
+    """Print nothing of what is printed within, such as Ray's word (2.60) on a worker that has died."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    """Have Ray on this machine, for as long as this takes, or the cluster at RAY_ADDRESS."""
     address = os.environ.get("RAY_ADDRESS", "local")  # said outright: Ray would take another's cluster on this machine
     store = 2**27 if address == "local" else None  # bytes for what tasks hand on; by default a third of the memory
     try:
@@ -67,11 +75,17 @@ def _start() -> None:
             logging_level=logging.CRITICAL,
             object_store_memory=store,
         )
+    except SystemExit as end:
+        raise Stopped(128 + signal.SIGTERM) if end.code == signal.SIGTERM else end from None  # by Ray's own handler
     except (OSError, RuntimeError, ValueError) as error:  # a ConnectionError is an OSError
         raise UserError(f"Ray ({address}): {' '.join(str(error).split())}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
-def _share_out(folder: Path, runs: list[Run]) -> list[Outcome]:
+def _share_out(folder: Path, runs: list[Run], board: "Board") -> list[Outcome]:
     machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
     threads = int(os.environ.get("OMP_NUM_THREADS", 1))
     cores = min(threads, max(machine.get("CPU", 0) for machine in machines))  # of more, Ray would wait for ever
@@ -80,7 +94,6 @@ def _share_out(folder: Path, runs: list[Run]) -> list[Outcome]:
     task = ray.remote(_train_and_test)
     outcomes: dict[int, Outcome] = {}
     pending = {}
-    board = Board(runs)
     for number, run in enumerate(runs):
         done = finished(folder, run)
         if done:
@@ -126,7 +139,7 @@ def _train_and_test(folder: Path, run: Run, threads: int, place: Path, news: Que
     except OSError:
         return UserError(f"{place} is not there on {os.uname().nodename}: all machines must share that folder.")
     torch.set_num_threads(threads)
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with _hidden():
         try:
             return train_and_test(folder, run, [Reporter(news, number)])
         except UserError as error:
@@ -165,9 +178,10 @@ class Board:
         self.finished: list[int] = []
         self.failed = 0
         self.begun = time.monotonic()
-        self.console = Console()
+        self.console = Console(file=sys.stdout)  # as it is now
         # an error goes above the table, unless it goes to a file
-        self.live = Live(console=self.console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
+        goes_above = sys.stderr.isatty()
+        self.live = Live(console=self.console, auto_refresh=False, redirect_stdout=False, redirect_stderr=goes_above)
 
     def __enter__(self) -> "Board":
         if self.console.is_terminal:
@@ -186,7 +200,7 @@ class Board:
         else:
             self.states[number] = f"test {100 * outcome['test_accuracy']:.2f} %"
         if isinstance(outcome, UserError) or not self.console.is_terminal:
-            tell(self.runs[number], outcome)
+            tell(self.runs[number], outcome, self.console.file)
 
     def draw(self) -> None:
         """Draw the table as it is now."""

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import statistics
+from collections import Counter
 from datetime import date
 from pathlib import Path
 from typing import TypedDict
@@ -89,8 +90,8 @@ def wilson(accuracy: float, images: int) -> tuple[float, float]:
 
 def table(results: list[Result]) -> str:
     """The results as a Markdown table, a row a recipe: the mean of its runs, with the interval of one such accuracy."""
-    kinds = list(dict.fromkeys((result["recipe"], result["model"]) for result in results))
-    seeds = len(results) // len(kinds)
+    counts = Counter((result["recipe"], result["model"]) for result in results)
+    kinds, seeds = list(counts), max(counts.values())
     columns = ["model", "parameters", "multiply-adds", "epochs", "validation %", "test % (95 % interval)"]
     columns += [f"test, mean ± sd of {seeds} seeds"] if seeds > 1 else []
     rows = [[*columns, "seconds"]]
@@ -103,7 +104,9 @@ def table(results: list[Result]) -> str:
         row += [f"{runs[0]['parameters']:,}", f"{runs[0]['multiply_adds']:,}", str(runs[0]["epochs"])]
         row += [f"{100 * statistics.mean(result['val_accuracy'] for result in runs):.2f}"]
         row += [f"{mean:.2f} ({100 * low:.2f} to {100 * high:.2f})"]
-        row += [f"{mean:.2f} ± {statistics.stdev(accuracies):.2f}"] if seeds > 1 else []
+        if seeds > 1:
+            deviation = f" ± {statistics.stdev(accuracies):.2f}" if len(runs) > 1 else ""
+            row += [f"{mean:.2f}{deviation}" + f" ({len(runs)})" * (len(runs) < seeds)]  # as others have failed
         rows.append([*row, f"{statistics.mean(result['seconds'] for result in runs):.0f}"])
     return markdown(rows)
 

@@ -20,12 +20,14 @@ def stoppable() -> Iterator[None]:
     0; Ctrl-C with 1. To be deleted when it exits at once with 143 and 130.
     """
     told_at = -1.0
+    stopped: Stopped | None = None
 
     def stop(number: int, _: FrameType | None) -> None:
-        nonlocal told_at
+        nonlocal told_at, stopped
         if time.monotonic() > told_at + 1:  # twice within a second is once: a shell and its child may both pass it on
             told_at = time.monotonic()
-            raise Stopped(128 + number)
+            stopped = Stopped(128 + number)
+            raise stopped
 
     if threading.current_thread() is not threading.main_thread():  # which alone is told of signals
         yield
@@ -33,6 +35,10 @@ def stoppable() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except SystemExit:
+        if stopped:
+            raise stopped from None  # Ray (2.60) makes an exit with 1 of what is raised while it waits
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

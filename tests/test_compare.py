@@ -99,6 +99,33 @@ def test_resuming_repeats_nothing_that_is_finished(main: Main, monkeypatch: pyte
     assert sorted(path.name for path in FOLDER.parent.iterdir()) == ["version_0", "version_1"]
 
 
+@pytest.mark.usefixtures("recipes")
+def test_a_run_that_fails_ends_no_other(main: Main, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "wild.yaml").write_text(RECIPE % 1e30)
+    compared = "compare wild.yaml slow.yaml --seeds 2 --trainer.max_epochs=1"
+    with pytest.raises(SystemExit) as end:
+        main(compared)
+    assert end.value.code == 1
+    printed = capsys.readouterr()
+    told = [line for line in printed.err.splitlines() if "error" in line]
+    assert [line.partition(": The loss became ")[0] for line in told] == [
+        f"mnist-lit: error: wild, seed {seed}" for seed in (42, 43)
+    ]
+    assert "2 of 4 runs failed" in printed.out
+    assert [(result["recipe"], result["seed"]) for result in results()] == [("slow", 42), ("slow", 43)]
+    with pytest.raises(SystemExit):
+        main(f"{compared} --resume")
+    assert "error: wild, seed 43" in capsys.readouterr().err  # which was tried again
+
+
+def test_the_table_tells_where_runs_are_missing(main: Main) -> None:
+    main("compare --seeds 3 --trainer.max_epochs=1")
+    rows = report.table(results()[:-2]).splitlines()
+    assert "test, mean ± sd of 3 seeds" in rows[0]
+    assert [re.findall(r"± [\d.]+( \(\d\))? ", row) for row in rows[2:]] == [[""], [""], []]
+    assert re.search(r"\| [\d.]+ \(1\) +\|", rows[4])
+
+
 def test_the_last_epoch_s_weights_of_the_three_networks_are_tested(main: Main) -> None:
     main("compare --trainer.max_epochs=3 --model.lr=1e-9 --seed_everything=7")  # whose first epoch is never bettered
     assert [(result["recipe"], result["seed"]) for result in results()] == [(f"ds_cnn_v{n}", 7) for n in (1, 2, 3)]
