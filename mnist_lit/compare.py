@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from itertools import product
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -83,12 +84,15 @@ def main(options: argparse.Namespace) -> None:
         for name, (recipe, resolved) in recipes.items()
         for seed in range(resolved["seed_everything"], resolved["seed_everything"] + options.seeds)
     ]
+    make = in_sequence
+    place: AbstractContextManager[None] = contextlib.nullcontext()
     if options.ray:
-        from mnist_lit.parallel import in_parallel as make  # with Ray, which is an extra
-    else:
-        make = in_sequence
-    folder = begin(Path(root) / LOGS / "compare", plan, options.resume)
-    outcomes = make(folder, runs)
+        from mnist_lit.parallel import connected, in_parallel  # with Ray, which is an extra
+
+        make, place = in_parallel, connected()
+    with place:
+        folder = begin(Path(root) / LOGS / "compare", plan, options.resume)
+        outcomes = make(folder, runs)
     results = [outcome for outcome in outcomes if not isinstance(outcome, UserError)]
     if results:
         write_report(folder, results)

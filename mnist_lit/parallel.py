@@ -24,6 +24,7 @@ from mnist_lit.stopping import Stopped, stoppable
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else under `uv run` workers get a copy of this folder
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray tells its makers
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a run on the CPU sees no GPU, as it does alone
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else it warns of what the user is told in a line
 
 try:
     import ray
@@ -37,18 +38,46 @@ RETRIES = 3
 """How often a run is begun anew whose process has died."""
 
 
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """Have Ray on this machine, for as long as this takes, or the cluster at RAY_ADDRESS.
+
+    Raises:
+        UserError: Ray cannot be started, or is not found where RAY_ADDRESS says.
+        Stopped: The process was told to end.
+    """
+    address = os.environ.get("RAY_ADDRESS", "local")  # said outright: Ray would take another's cluster on this machine
+    store = 2**27 if address == "local" else None  # bytes for what tasks hand on; by default a third of the memory
+    try:
+        with _hidden():
+            ray.init(
+                address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                object_store_memory=store,
+            )
+    except SystemExit as end:
+        raise Stopped(128 + signal.SIGTERM) if end.code == signal.SIGTERM else end from None  # by Ray's own handler
+    except (OSError, RuntimeError, ValueError) as error:  # a ConnectionError is an OSError
+        raise UserError(f"Ray ({address}): {' '.join(str(error).split())}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def in_parallel(folder: Path, runs: list[Run]) -> list[Outcome]:
     """What became of each run, of which as many are made at a time as there is room for.
 
     A run has as many threads as OMP_NUM_THREADS says, one by default, and as many cores; on a GPU, one for itself.
 
     Raises:
-        UserError: Ray cannot be started, or is not found where RAY_ADDRESS says.
         Stopped: The process was told to end.
     """
     board = Board(runs)
     try:
-        with _hidden(), _connected(), stoppable():  # anew, for Ray (2.60) has set a handler of its own
+        with _hidden(), stoppable():  # anew, for Ray (2.60) has set a handler of its own
             return _share_out(folder, runs, board)
     except Stopped:
         print("The finished runs are kept; to go on: the same command with --resume")
@@ -60,29 +89,6 @@ def _hidden() -> Iterator[None]:
     """Print nothing of what is printed within, such as Ray's word (2.60) on a worker that has died."""
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
-
-
-@contextlib.contextmanager
-def _connected() -> Iterator[None]:
-    """Have Ray on this machine, for as long as this takes, or the cluster at RAY_ADDRESS."""
-    address = os.environ.get("RAY_ADDRESS", "local")  # said outright: Ray would take another's cluster on this machine
-    store = 2**27 if address == "local" else None  # bytes for what tasks hand on; by default a third of the memory
-    try:
-        ray.init(
-            address,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            object_store_memory=store,
-        )
-    except SystemExit as end:
-        raise Stopped(128 + signal.SIGTERM) if end.code == signal.SIGTERM else end from None  # by Ray's own handler
-    except (OSError, RuntimeError, ValueError) as error:  # a ConnectionError is an OSError
-        raise UserError(f"Ray ({address}): {' '.join(str(error).split())}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _share_out(folder: Path, runs: list[Run], board: "Board") -> list[Outcome]:
