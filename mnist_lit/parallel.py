@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -24,7 +25,6 @@ from mnist_lit.stopping import Stopped, stoppable
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else under `uv run` workers get a copy of this folder
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray tells its makers
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a run on the CPU sees no GPU, as it does alone
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else it warns of what the user is told in a line
 
 try:
     import ray
@@ -46,9 +46,12 @@ def connected() -> Iterator[None]:
         UserError: Ray cannot be started, or is not found where RAY_ADDRESS says.
         Stopped: The process was told to end.
     """
-    address = os.environ.get("RAY_ADDRESS", "local")  # said outright: Ray would take another's cluster on this machine
+    address = os.environ.get("RAY_ADDRESS") or "local"  # said outright: else Ray takes what runs here already
     store = 2**27 if address == "local" else None  # bytes for what tasks hand on; by default a third of the memory
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdecimal() and "/" not in host:  # where nobody answers, Ray (2.60) asks for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         with _hidden():
             ray.init(
                 address,
@@ -93,7 +96,7 @@ def _hidden() -> Iterator[None]:
 
 def _share_out(folder: Path, runs: list[Run], board: "Board") -> list[Outcome]:
     machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
-    threads = int(os.environ.get("OMP_NUM_THREADS", 1))
+    threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
     cores = min(threads, max(machine.get("CPU", 0) for machine in machines))  # of more, Ray would wait for ever
     has_gpu = any("GPU" in machine for machine in machines)
     news = Queue(actor_options={"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1})

@@ -128,6 +128,21 @@ def test_without_the_extra_ray_is_asked_for(
     assert not Path("lightning_logs").exists()
 
 
+@pytest.mark.parametrize(
+    ("address", "line", "told"),
+    [
+        ("127.0.0.1:9", "compare --ray", "Ray (127.0.0.1:9): [Errno 111] Connection refused"),
+        ("", "compare --ray --trainer.devices=2", "--ray gives each run one device"),
+    ],
+)
+def test_what_ray_cannot_do_is_told_and_leaves_nothing(
+    address: str, line: str, told: str, main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert told in error(main, line, capsys)
+    assert not Path("lightning_logs").exists()
+
+
 def test_the_table_shows_what_trains_first() -> None:
     board = Board([Run("good", seed, [], {}) for seed in range(42, 62)])
     board.states |= {2: "epoch 3 of 15, validation 98.76 %", 4: "testing"}
