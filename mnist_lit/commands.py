@@ -152,9 +152,9 @@ examples:
     parser.add_argument(
         "--ray",
         action="store_true",
-        help="make runs at the same time, by Ray (extra `ray`): one a core of this machine, with one thread each (as many "
-        "as OMP_NUM_THREADS says, and as many cores), or one a GPU; with RAY_ADDRESS on the machines of a cluster, which "
-        "must share this folder and the environment",
+        help="make runs at the same time, by Ray (extra `ray`): one a core of this machine, with one thread each (as "
+        "many as OMP_NUM_THREADS says, and as many cores), or one a GPU; with RAY_ADDRESS on the machines of a "
+        "cluster, which must share this folder and the environment",
     )
     return parser
 

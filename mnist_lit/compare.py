@@ -89,8 +89,6 @@ def main(options: argparse.Namespace) -> None:
     if options.ray:
         from mnist_lit.parallel import connected, in_parallel  # with Ray, which is an extra
 
-        if any(one.options["trainer"]["devices"] not in (1, "1", "auto") for one in runs):
-            raise UserError("--ray gives each run one device: leave out --trainer.devices.")
         make, place = in_parallel, connected()
     with place:
         folder = begin(Path(root) / LOGS / "compare", plan, options.resume)

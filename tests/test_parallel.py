@@ -132,7 +132,7 @@ def test_without_the_extra_ray_is_asked_for(
     ("address", "line", "told"),
     [
         ("127.0.0.1:9", "compare --ray", "Ray (127.0.0.1:9): [Errno 111] Connection refused"),
-        ("", "compare --ray --trainer.devices=2", "--ray gives each run one device"),
+        ("", "compare --ray --trainer.devices=2", "cannot work with --trainer.devices 2"),
     ],
 )
 def test_what_ray_cannot_do_is_told_and_leaves_nothing(
