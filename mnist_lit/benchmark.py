@@ -26,7 +26,7 @@ from mnist_lit.runner import DigitCLI, run
 
 BATCH_SIZES = (32, 64, 128, 512, 2048)
 IMAGE_COUNTS = (10_000, 30_000, 60_000, 120_000, 240_000)
-PROCESSES = (1, 2)
+SHARED_BATCH_SIZES = (128, 512)
 RECIPES = ("ds_cnn_v1", "ds_cnn_v2", "ds_cnn_v3")
 TUTORIAL_BATCHES = 60
 """Batches of the loader that hands out sample by sample: it is slow, and steady."""
@@ -43,6 +43,8 @@ def main(options: argparse.Namespace) -> None:
     """
     if any(flag.partition("=")[0] == "--ckpt_path" for flag in options.flags):
         raise UserError("A benchmark trains anew: leave out --ckpt_path.")
+    if any(flag.partition("=")[0] in ("--trainer.devices", "--trainer.num_nodes") for flag in options.flags):
+        raise UserError("A benchmark chooses the processes itself: leave out --trainer.devices and num_nodes.")
     parts: dict[str, Callable[[list[str], int], Any]] = {
         "overhead": overhead, "others": others, "growth": growth, "processes": processes, "recipes": recipes
     }  # fmt: skip
@@ -127,22 +129,22 @@ def growth(flags: list[str], rounds: int) -> dict[str, Spread]:
     return {images: spread(measured) for images, measured in seconds.items()}
 
 
-def processes(flags: list[str], rounds: int) -> dict[str, Any]:
-    """Images a second of an epoch with its validation, by the number of processes."""
-    rates: dict[int, list[float]] = {count: [] for count in PROCESSES}
-    for _ in range(rounds):
-        for count, measured in rates.items():
-            options = [f"--trainer.devices={count}", "--trainer.accelerator=cpu", "--trainer.max_epochs=4"]
-            clock = _timed_fit([*flags, *options], os.environ | {"OMP_NUM_THREADS": "1"})
-            ends = [at for at, _ in clock["validations"]]
-            measured.append(statistics.median(clock["train_images"] / (end - start) for start, end in pairwise(ends)))
-    return {
-        "images_per_s": {str(count): spread(measured) for count, measured in rates.items()},
-        "ratio": {
-            str(count): spread([many / one for many, one in zip(measured, rates[1], strict=True)])
-            for count, measured in rates.items()
-        },
-    }
+def processes(flags: list[str], rounds: int) -> list[dict[str, Any]]:
+    """Images a second of epochs with their validation, of one process and of two, by batch size of each."""
+    rows = []
+    for batch_size in SHARED_BATCH_SIZES:
+        rates: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(rounds):
+            for count, measured in rates.items():
+                options = [f"--trainer.devices={count}", f"--data.batch_size={batch_size}", "--trainer.accelerator=cpu"]
+                timed = _timed_fit([*flags, *options, "--trainer.max_epochs=4"], os.environ | {"OMP_NUM_THREADS": "1"})
+                ends = [at for at, _ in timed["validations"]]
+                epochs_s = [end - start for start, end in pairwise(ends)]
+                measured.append(timed["train_images"] / statistics.median(epochs_s))
+        ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+        row = {"one_images_per_s": spread(rates[1]), "two_images_per_s": spread(rates[2]), "ratio": spread(ratios)}
+        rows.append({"batch_size": batch_size} | row)
+    return rows
 
 
 def recipes(flags: list[str], _: int) -> list[dict[str, Any]]:

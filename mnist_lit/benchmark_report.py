@@ -31,10 +31,11 @@ def table(result: dict[str, Any]) -> str:
             each = 1e6 * measured["median"] / int(images)
             cells.append([f"{int(images):,}", _write(measured), f"{each:.1f}"])
         parts.append(markdown(cells))
-    if shared := result.get("processes"):
-        cells = [["processes, one thread each", "images/s", "of one, times"]]
-        for count, rates in shared["images_per_s"].items():
-            cells.append([count, _write(rates, ",.0f"), _write(shared["ratio"][count])])
+    if rows := result.get("processes"):
+        cells = [["batch of each", "one process, one thread, images/s", "two of them", "ratio of a round"]]
+        for row in rows:
+            rates = [_write(row[key], ",.0f") for key in ("one_images_per_s", "two_images_per_s")]
+            cells.append([str(row["batch_size"]), *rates, _write(row["ratio"])])
         parts.append(markdown(cells))
     if fits := result.get("recipes"):
         cells = [["whole fit", "epochs", "first step after, s", "bare import, s", "from then on, s", "memory, GB"]]

@@ -244,7 +244,7 @@ def _whole(file: Path) -> tuple[Path, dict[str, Any]]:
         try:
             return other, _read(other)
         except UserError as error:
-            print(error)
+            rank_zero_only(print)(error)
     raise UserError(f"No checkpoint in {file.parent} is whole: name one of another run, or start anew.")
 
 

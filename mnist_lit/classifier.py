@@ -151,7 +151,7 @@ class DigitClassifier(LightningModule):
         images, labels = batch
         prepared = images if self.is_prepared else self.preprocess.prepare(images)
         logits = self.backbone(self.preprocess.normalise(self.augment(prepared) if self.augment else prepared))
-        self.outputs.append((logits.detach(), labels))
+        self.outputs.append((logits.detach().float(), labels))
         if len(self.outputs) == MEASURED_AT_ONCE:
             self._measure_outputs()
         return F.cross_entropy(logits, labels)

@@ -148,7 +148,9 @@ examples:
         metavar="'OPTION=VALUE ...'",
         help="compare each recipe also with these options changed, such as model.deskew=false; can be given repeatedly",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the newest comparison where it stopped")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the newest comparison of the same runs where it stopped"
+    )
     parser.add_argument(
         "--ray",
         action="store_true",
@@ -191,7 +193,7 @@ example:
 def _robustness() -> CommandParser:
     parser = CommandParser(
         "robustness",
-        usage="[FILE|last|best ...] [--data.source SOURCE] [--data.data_dir FOLDER]",
+        usage="[FILE|last|best ...] [--data.source SOURCE] [--data.data_dir FOLDER] [--trust PACKAGE ...]",
         description="""\
 Accuracy of checkpoints on the test images as they are and distorted, which no recipe was chosen by,
 and the expected calibration error: how far the network's probabilities are from its share of right answers.
@@ -270,14 +272,16 @@ parts (all by default):
   overhead  beside a plain PyTorch loop over the same tensors, by batch size, at the recipe's input size
   others    beside Lightning with a loader that hands out sample by sample, and beside the published training
   growth    seconds an epoch from 10,000 to 240,000 training images
-  processes images a second of one process and of two, of one thread each, with the same batch each, on the CPU
+  processes images a second of one process and of two, of one thread each, with the same batch each, on the CPU,
+            validation and epoch's end included
   recipes   a whole fit of each of the three recipes, in a process of its own, whatever --config and --rounds say:
             seconds to the first step and from there to the end, peak memory
 
-The other parts run what they compare in turn, in one process, and tell medians and extremes; the plain loop takes turns
-with the fit every 40 steps. An epoch of a fit is timed from its start to the next one's, without validation, which has
-a column of its own: so what is written at an epoch's end counts. Writes benchmark.md, benchmark.json and benchmark.png
-into lightning_logs/benchmark, where parts that were measured before are kept until they are measured again.""",
+The first three parts run what they compare in turn, in one process, and tell medians and extremes; the plain loop takes
+turns with the fit every 40 steps. An epoch of a fit is timed from its start to the next one's, without validation,
+which has a column of its own: so what is written at an epoch's end counts. Writes benchmark.md, benchmark.json and
+benchmark.png into lightning_logs/benchmark, where parts that were measured before are kept until they are measured
+again.""",
         epilog="Example: mnist-lit benchmark overhead others --rounds 3 --config configs/ds_cnn_v2.yaml",
         hands_on=True,
     )

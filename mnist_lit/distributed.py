@@ -1,6 +1,5 @@
 """What several processes that train one network need beside Lightning's DDP: shares of the data, and one end."""
 
-import contextlib
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed
 from torch.utils.data import Sampler
 
@@ -16,7 +16,7 @@ from mnist_lit import UserError
 T = TypeVar("T")
 
 
-class ShareOfBatches(Sampler[list[int]]):
+class DistributedBatchSampler(Sampler[list[int]]):
     """Batches of a process's share of the images: every image is in one process's share, once an epoch.
 
     torch's DistributedSampler repeats images until all shares are of one size, and so counts some twice.
@@ -72,59 +72,55 @@ class ShareOfBatches(Sampler[list[int]]):
         self.epoch = epoch
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes work together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def gathered(part: T) -> list[T]:
     """The parts of all processes, by their ranks, in each of them: all must ask for it at once."""
-    if processes() == 1:
+    if world_size() == 1:
         return [part]
-    parts: list[T] = [part] * processes()
+    parts: list[T] = [part] * world_size()
     distributed.all_gather_object(parts, part)
     return parts
 
 
-AGREED_EVERY = 20
-"""Training steps after which processes ask each other whether a job is to be queued again."""
+ASKED_EVERY = 20
+"""Training steps of which one waits for what another process, or a GPU, has to say."""
 
 
 class Together(Callback):
-    """Has all processes of a run end where one of them ends, at once, and heed SLURM at the same step.
+    """Has the processes of a run end together, heed SLURM at the same step, and evaluate the first one's network.
 
     Lightning (2.6.6) waits for the others within the handlers of SIGTERM and of SLURM's signal, where these may wait
-    for this one already; and leaves those that it has started alone when this one fails. To be deleted when it does
-    neither.
+    for this one already, and before each batch for news of a SIGTERM; and leaves those that it has started alone when
+    this one fails. DDP sends the first process's BatchNorm statistics to the others at each step, though they count in
+    evaluation alone. To be deleted when neither does.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note what SIGTERM does, before Lightning puts its own handler there.
+        """Take out what waits for other processes, before it begins.
 
         Raises:
             UserError: `--ckpt_path last` is another file to another process.
         """
         if len(set(gathered(str(trainer.ckpt_path)))) > 1:
             raise UserError("Another run has just kept a checkpoint, so that `last` is not clear: name the file.")
-        self.handler = signal.getsignal(signal.SIGTERM)
+        # neither has a public switch; without the first, SIGTERM does what it did before
+        trainer._signal_connector._sigterm_notifier_fn = _do_nothing  # type: ignore[method-assign, assignment]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing  # type: ignore[method-assign]
+        if isinstance(trainer.strategy, DDPStrategy):
+            trainer.strategy._ddp_kwargs |= {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
         self.queue_again: Callable[[int, None], Any] | None = None
         self.is_told = False
 
-    def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _handle("SIGTERM", self.handler)
-
-    on_sanity_check_start: Any = _restore
-    on_validation_start: Any = _restore
-    on_test_start: Any = _restore
-    on_predict_start: Any = _restore
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the handlers in the place of Lightning's, which are there by now."""
-        self._restore(trainer, pl_module)
+        """Put a handler that takes note in the place of the one that saves and queues the job again."""
         theirs = signal.getsignal(signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else None
         if trainer.world_size > 1 and callable(theirs):  # within a SLURM job
             self.queue_again = theirs
-            _handle("SIGUSR1", self._be_told)
+            signal.signal(signal.SIGUSR1, self._be_told)
 
     def _be_told(self, *_: Any) -> None:
         self.is_told = True
@@ -133,22 +129,32 @@ class Together(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save the state and queue the job again, if SLURM has told any process to."""
-        if self.queue_again is None or trainer.global_step % AGREED_EVERY:
+        if self.queue_again is None or trainer.global_step % ASKED_EVERY:
             return
         if trainer.strategy.reduce_boolean_decision(self.is_told, all=False):
             self.is_told = False
             self.queue_again(signal.SIGUSR1, None)
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Send the first process's BatchNorm statistics to the others."""
+        if world_size() > 1:
+            for buffer in pl_module.buffers():
+                distributed.broadcast(buffer, src=0)
+
+    on_train_epoch_end = on_validation_epoch_start  # before the checkpoint, which holds the first process's
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Kill the processes that this one has started: they write nothing, and may wait for this one."""
-        for process in _started(trainer):
+        started = [*_started(trainer)]
+        _started(trainer).clear()  # or Lightning's thread that looks after them kills this one too
+        for process in started:
             process.kill()
-        join(trainer)
+        for process in started:
+            process.wait()
 
 
-def _handle(name: str, handler: Any) -> None:
-    with contextlib.suppress(ValueError):  # of a thread beside the main one, which no signal reaches
-        signal.signal(signal.Signals[name], handler)
+def _do_nothing(*_: Any) -> None:
+    pass
 
 
 def join(trainer: Trainer) -> None:

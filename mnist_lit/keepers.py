@@ -1,6 +1,7 @@
 """What a run keeps, so that it can end anywhere and go on as if it had not: callbacks."""
 
 import functools
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -13,10 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mnist_lit import UserError
-from mnist_lit.distributed import gathered, processes
-
-LOOKED_AT_ONCE = 20
-"""Training steps of which one's loss is looked at, on a GPU or in several processes."""
+from mnist_lit.distributed import ASKED_EVERY, gathered, world_size
 
 
 def keepers() -> list[Callback]:
@@ -53,12 +51,12 @@ class RandomState(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The states of the generators, of each process: torch's, which shuffle and distort, Python's and numpy's."""
         own = self.at_setup or random_states()
-        return own if processes() == 1 else {"processes": gathered(own)}
+        return own if world_size() == 1 else {"processes": gathered(own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Set this process's generators."""
         of_all = state_dict.get("processes", [state_dict])
-        if len(of_all) == processes():  # else the run does not go on as it was
+        if len(of_all) == world_size():  # else the run does not go on as it was
             set_random_states(of_all[self.rank])
 
 
@@ -104,10 +102,11 @@ class DivergenceStop(Callback):
             DivergedError: It is not finite.
         """
         is_cheap = pl_module.device.type == "cpu" and trainer.world_size == 1
-        if is_cheap or trainer.global_step % LOOKED_AT_ONCE == 0:
+        if is_cheap or trainer.global_step % ASKED_EVERY == 0:
             loss = outputs["loss"]
             if not trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss))):
-                raise self._error(trainer, f"The loss became {loss.item()}")
+                value = loss.item()
+                raise self._error(trainer, f"The loss became {'infinite or NaN' if math.isfinite(value) else value}")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Look at the weights.

@@ -1,7 +1,7 @@
 """Mistakes that the parser lets pass, and Lightning and torch answer with a traceback: told in one line."""
 
 import contextlib
-import signal
+import re
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,6 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import AcceleratorRegistry
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mnist_lit import UserError
 
@@ -36,6 +35,9 @@ def check(options: Namespace) -> None:
         value = options[key]
         if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:
             raise UserError(f"--{key} must be {told}, not {value}.")
+    strategy = options.trainer.strategy
+    if isinstance(strategy, str) and re.match("ddp_(spawn|fork|notebook)", strategy):
+        raise UserError(f"--trainer.strategy {strategy} is for notebooks: give ddp.")
     accelerator = options.trainer.accelerator
     if isinstance(accelerator, str) and accelerator != "auto":
         names = sorted({*AcceleratorRegistry.available_accelerators(), "gpu"})
@@ -116,19 +118,17 @@ def told() -> Iterator[None]:
 
     Raises:
         UserError: It is.
-        SystemExit: The process was told to end.
     """
     try:
         yield
     except MisconfigurationException as error:  # Lightning's word for what the user asked of the Trainer
         raise UserError(" ".join(str(error).split())) from error
-    except SIGTERMException as error:
-        raise SystemExit(128 + signal.SIGTERM) from error  # Lightning's (2.6.6) has the exit code of success
     except UnicodeDecodeError as error:
         raise UserError(f"--config: that is no text ({error}).") from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-            raise UserError("Another process of this run has ended; it tells why, if it could.") from error
+            why = str(error).splitlines()[0].partition(". This")[0]
+            raise UserError(f"Another process has ended, or cannot be reached: {why}") from error
         if "allocate memory" not in str(error) and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
         less = "a smaller --data.batch_size or --model.image_size needs less"

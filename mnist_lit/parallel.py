@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import platform
 import signal
 import socket
 import sys
@@ -62,7 +63,7 @@ def connected() -> Iterator[None]:
             )
     except SystemExit as end:
         raise Stopped(128 + signal.SIGTERM) if end.code == signal.SIGTERM else end from None  # by Ray's own handler
-    except (OSError, RuntimeError, ValueError) as error:  # a ConnectionError is an OSError
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:  # a ConnectionError is an OSError
         raise UserError(f"Ray ({address}): {' '.join(str(error).split())}") from error
     try:
         yield
@@ -146,7 +147,9 @@ def _train_and_test(folder: Path, run: Run, threads: int, place: Path, news: Que
     try:
         os.chdir(place)
     except OSError:
-        return UserError(f"{place} is not there on {os.uname().nodename}: all machines must share that folder.")
+        return UserError(f"{place} is not there on {platform.node()}: all machines must share that folder.")
+    if not (folder / "plan.json").exists():
+        return UserError(f"{folder} is not there on {platform.node()}: all machines must share that folder.")
     torch.set_num_threads(threads)
     with _hidden():
         try:

@@ -113,7 +113,7 @@ class _Tested(Callback, ABC):
         """Keep what is needed of a batch."""
         if trainer.logger and isinstance(outputs, Tensor):
             images, labels = batch
-            kept = self.needed(images, labels, outputs.detach().softmax(dim=1))
+            kept = self.needed(images, labels, outputs.detach().float().softmax(dim=1))
             self.batches.append(tuple(part.cpu() for part in kept))
 
     @abstractmethod

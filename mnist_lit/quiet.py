@@ -29,7 +29,6 @@ CHATTER = (
     "Your model can run with static graph",
     "Loading `train_dataloader` to",
     "Restoring states from the checkpoint",
-    "Received SIGTERM",  # what comes of it is told
 )
 """What Lightning tells at every run, and nobody needs."""
 

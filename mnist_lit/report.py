@@ -59,7 +59,8 @@ def multiply_adds(model: DigitClassifier) -> int:
 
 def write_report(folder: Path, results: list[Result]) -> None:
     """Print the table of the runs' results and write it, the results and the plot into the folder."""
-    text = table(results) + f"\n{results[0]['test_images']:,} test images. {results[0]['environment']}\n"
+    environments = "; ".join(dict.fromkeys(result["environment"] for result in results))
+    text = table(results) + f"\n{results[0]['test_images']:,} test images. {environments}\n"
     durable.write(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     durable.write(folder / "results.md", text.encode())
     print(f"\n{text}")

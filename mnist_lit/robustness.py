@@ -94,6 +94,8 @@ def main(options: argparse.Namespace) -> None:
         UserError: A checkpoint or the data cannot be read.
     """
     reference = sorted((Path(LOGS) / "reference").glob("ds_cnn_*/checkpoints/last.ckpt"))
+    if options.trust and not options.checkpoints:
+        raise UserError("Name the checkpoints before --trust, which takes all that follows it.")
     checkpoints = [find(name) for name in options.checkpoints] or reference
     if not checkpoints:
         raise UserError(f"Name a checkpoint: there is none below {LOGS}/reference here.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ign
 
 from mnist_lit import UserError, trust
 from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled, drop_idle_hooks
-from mnist_lit.checkpoints import LOGS, CheckpointIO, find, load, settings
+from mnist_lit.checkpoints import LOGS, CheckpointIO, find, load, project_path, settings
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import LIGHTNING_HELP, TRUST
 from mnist_lit.data import MNISTDataModule
@@ -39,7 +40,7 @@ def main(args: list[str]) -> None:
     """
     cli = run(args, tells_how_to_go_on=True)
     join(cli.trainer)
-    if cli.datamodule.failed:
+    if cli.datamodule.failed and cli.trainer.is_global_zero:
         raise SystemExit(1)  # each was told
     if cli.subcommand != "fit" or not cli.trainer.is_global_zero or not cli.trainer.logger:
         return
@@ -158,7 +159,8 @@ class DigitCLI(LightningCLI):
         trusted = {*given.trust, *trust.modules([given.model.as_dict(), given.trainer.as_dict()])}
         remembered = settings(checkpoint, path, trusted)
         self.trained_steps = checkpoint["global_step"]
-        is_reference = (self.logs() / "reference").resolve() in path.resolve().parents  # tracked: nothing is added
+        tracked = {(logs / "reference").resolve() for logs in (self.logs(), project_path(LOGS))}
+        is_reference = bool(tracked & set(path.resolve().parents))  # nothing is added
         if path.parent.name == "checkpoints" and (path.parent.parent / "config.yaml").exists() and not is_reference:
             self.run_folder = path.parent.parent
         unknown = remembered["model"].keys() - vars(self.config[command].model).keys()
@@ -215,13 +217,30 @@ class DigitCLI(LightningCLI):
         if self.subcommand != "fit" or resumed or options.trainer.logger is False:
             self.save_config_callback = None
 
+    def _folder_of_job(self) -> str | None:
+        """Within a SLURM job, the name of the folder that it goes on in when it is queued again.
+
+        Raises:
+            UserError: Lightning would go on from the state of another job, or of another run of this one.
+        """
+        if not SLURMEnvironment.detect():
+            return None
+        is_again = "SLURM_RESTART_COUNT" in os.environ
+        root = Path(self.config[self.subcommand].trainer.default_root_dir or ".")
+        states = sorted(root.glob("hpc_ckpt_*.ckpt"))  # Lightning's (2.6.6) name; it takes the newest
+        if states and (self.run_folder or not is_again):
+            raise UserError(
+                f"{states[-1]} is the state of a SLURM job: delete it, or give this one a folder of its own with "
+                "--trainer.default_root_dir."
+            )
+        folder = f"job_{SLURMEnvironment.job_id()}"
+        return None if (self.logs() / self._model_name() / folder).exists() and not is_again else folder
+
     def _logger(self) -> TensorBoardLogger | Literal[False]:
         """A log in the run's folder: a new run's, or the one that is resumed or tested as it is; none otherwise."""
-        options = self.config[self.subcommand].trainer
+        command, options = self.config[self.subcommand], self.config[self.subcommand].trainer
+        version = self._folder_of_job() if self.subcommand == "fit" and not command.ckpt_path else None
         if self.subcommand == "fit" and not self.run_folder:
-            # a SLURM job that is queued again goes on in its folder
-            job = SLURMEnvironment.job_id() if SLURMEnvironment.detect() else None
-            version = None if job is None else f"job_{job}"
             return RunLogger(self.logs(), self._model_name(), version=version, default_hp_metric=False)
         whole = options.limit_test_batches is None and not options.fast_dev_run and not options.overfit_batches
         is_test = self.subcommand == "test" and whole and not self.changed
@@ -283,6 +302,7 @@ class DigitCLI(LightningCLI):
                 print("The finished runs are kept; to go on: the same command with --resume")
             elif self.tells_how_to_go_on and self.trainer.logger:
                 kept = f"The last whole epoch is kept; to go on: {next_command(self, 'fit', last)}"
+                kept += " on each node" if self.trainer.num_nodes > 1 else ""
                 print(kept if last.exists() else "Nothing was kept, for the run had not begun.")
             raise
 

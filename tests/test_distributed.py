@@ -21,7 +21,7 @@ from test_faults import curves, differences, only, state
 
 from mnist_lit import UserError, data
 from mnist_lit.checkpoints import load
-from mnist_lit.distributed import ShareOfBatches
+from mnist_lit.distributed import DistributedBatchSampler
 
 FIT = ["fit", "--config", str(Path(__file__).parent.parent / "configs" / "ds_cnn_v1.yaml"), *SMALL]
 FIT += ["--data.batch_size=10", "--model.backbone.dropout=0.2", "--model.augment=RandomAffineBatch"]
@@ -30,9 +30,9 @@ FIT += ["--data.batch_size=10", "--model.backbone.dropout=0.2", "--model.augment
 @pytest.mark.parametrize(("images", "batch_size"), [(10_000, 500), (55_000, 128), (1_001, 500), (7, 1), (6, 4)])
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 def test_every_image_is_in_one_share_and_no_process_waits(images: int, batch_size: int, processes: int) -> None:
-    shares = [list(ShareOfBatches(images, batch_size, processes, rank, seed=0)) for rank in range(processes)]
+    shares = [list(DistributedBatchSampler(images, batch_size, processes, rank, seed=0)) for rank in range(processes)]
     assert sorted(image for share in shares for batch in share for image in batch) == list(range(images))
-    evaluated = [list(ShareOfBatches(images, batch_size, processes, rank)) for rank in range(processes)]
+    evaluated = [list(DistributedBatchSampler(images, batch_size, processes, rank)) for rank in range(processes)]
     whole = [range(images)[first : first + batch_size] for first in range(0, images, batch_size)]
     if len(whole) >= processes:
         assert sorted(batch for share in evaluated for batch in share) == [list(batch) for batch in whole]
@@ -46,7 +46,7 @@ def test_every_image_is_in_one_share_and_no_process_waits(images: int, batch_siz
 
 def test_an_epoch_has_an_order_of_its_own_and_always_the_same() -> None:
     def order(seed: int | None, epoch: int) -> list[list[int]]:
-        share = ShareOfBatches(100, 10, 2, 1, seed)
+        share = DistributedBatchSampler(100, 10, 2, 1, seed)
         share.set_epoch(epoch)
         return list(share)
 
@@ -55,7 +55,7 @@ def test_an_epoch_has_an_order_of_its_own_and_always_the_same() -> None:
     assert order(0, 1) != order(9, 1)
     assert order(None, 1) == order(None, 2)
     with pytest.raises(UserError, match="3 processes cannot share 2 images"):
-        ShareOfBatches(2, 10, 3, 0)
+        DistributedBatchSampler(2, 10, 3, 0)
 
 
 def be_rank(environment: dict[str, str], name: str) -> None:
@@ -176,7 +176,7 @@ def test_what_ends_one_process_ends_all(tiny_mnist: Path, tmp_path: Path) -> Non
     wait_for(tmp_path, LAST)
     processes[1].kill()
     assert finish(processes[0]) == 1
-    assert "mnist-lit: error: Another process of this run has ended" in (tmp_path / "err0").read_text()
+    assert "mnist-lit: error: Another process has ended, or cannot be reached: " in (tmp_path / "err0").read_text()
     assert "Traceback" not in (tmp_path / "err0").read_text()
 
 
@@ -240,10 +240,14 @@ def test_a_slurm_job_that_is_queued_again_goes_on(count: int, tiny_mnist: Path, 
         kill(task)
     (state,) = tmp_path.glob("hpc_ckpt_*.ckpt")
     assert load(state)["global_step"] > 0
+    job["SLURM_RESTART_COUNT"] = "1"
     again = begin(" again")
-    for task in again:
-        finish(task)
+    assert [finish(task) for task in again] == [0] * count, (tmp_path / "err0 again").read_text()
     assert "Restored all states" in (tmp_path / "err0 again").read_text()
     (last,) = tmp_path.glob(LAST)
     assert last.parent.parent.name == "job_1234"
     assert load(last)["epoch"] == 49
+    del job["SLURM_RESTART_COUNT"]  # another job, in the same folder
+    (other,) = [finish(task) for task in begin(" other")[:1]]
+    assert other == 1
+    assert "is the state of a SLURM job: delete it" in (tmp_path / "err0 other").read_text()
