@@ -251,3 +251,13 @@ def test_a_slurm_job_that_is_queued_again_goes_on(count: int, tiny_mnist: Path, 
     (other,) = [finish(task) for task in begin(" other")[:1]]
     assert other == 1
     assert "is the state of a SLURM job: delete it" in (tmp_path / "err0 other").read_text()
+
+
+@pytest.mark.slow
+def test_ten_thousand_images_over_three_processes_are_ten_thousand(official_mnist: str, tmp_path: Path) -> None:
+    checkpoint = Path(__file__).parent.parent / "lightning_logs/reference/ds_cnn_v2/checkpoints/last.ckpt"
+    ask = ["test", f"--ckpt_path={checkpoint}", f"--data.data_dir={official_mnist}", "--trainer.accelerator=cpu"]
+    before = {path: path.stat().st_mtime_ns for path in checkpoint.parent.parent.rglob("*")}
+    told = [figures(run_all(tmp_path, [*ask, "--trainer.enable_progress_bar=false"], count)) for count in (1, 2, 3)]
+    assert told[0] == told[1] == told[2] != []
+    assert {path: path.stat().st_mtime_ns for path in checkpoint.parent.parent.rglob("*")} == before  # from elsewhere
