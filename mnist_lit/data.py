@@ -150,24 +150,24 @@ class MNISTDataModule(LightningDataModule):
             self.splits["test"] = self._dataset(*self._read("test"))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the training split, or of this process's share of it, shuffled anew each epoch."""
-        split = self.splits["train"]
-        if self._processes > 1:
-            if getattr(self.trainer, "overfit_batches", 0):
-                raise UserError("--trainer.overfit_batches is for one process: leave out --trainer.devices.")
-            share = self._share(split, self.batch_size, seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))
-            return DataLoader(split, batch_sampler=share, collate_fn=_as_is)
-        return DataLoader(split, batch_size=self.batch_size, shuffle=True, collate_fn=_as_is)
+        """Batches of the training split, or of this process's share of it, shuffled anew each epoch.
+
+        Raises:
+            UserError: Several processes are to overfit a few batches.
+        """
+        if getattr(self.trainer, "overfit_batches", 0) and self.trainer.world_size > 1:  # type: ignore[union-attr]
+            raise UserError("--trainer.overfit_batches is for one process: leave out --trainer.devices.")
+        return self._dataloader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Batches of the validation split; and with `watch_test`, while fitting, of the test set as a second loader."""
         if self.watch_test and "test" in self.splits:
-            return [self._eval_dataloader("val"), self._eval_dataloader("test")]
-        return self._eval_dataloader("val")
+            return [self._dataloader("val"), self._dataloader("test")]
+        return self._dataloader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches of the test set."""
-        return self._eval_dataloader("test")
+        return self._dataloader("test")
 
     predict_dataloader = test_dataloader
 
@@ -183,22 +183,16 @@ class MNISTDataModule(LightningDataModule):
             "md5": self.checksums,
         }
 
-    def _eval_dataloader(self, split: str) -> DataLoader[Batch]:
+    def _dataloader(self, split: str, shuffle: bool = False) -> DataLoader[Batch]:
+        images, batch_size = self.splits[split], self.batch_size if shuffle else EVAL_BATCH_SIZE
         # an iterator draws a seed even where nothing is shuffled: from here, not from the stream that training draws on
-        generator = torch.Generator()
-        images = self.splits[split]
-        if self._processes > 1:
-            share = self._share(images, EVAL_BATCH_SIZE)
-            return DataLoader(images, batch_sampler=share, collate_fn=_as_is, generator=generator)
-        return DataLoader(images, batch_size=EVAL_BATCH_SIZE, collate_fn=_as_is, generator=generator)
-
-    @property
-    def _processes(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
-    def _share(self, images: "DigitDataset", batch_size: int, seed: int | None = None) -> DistributedBatchSampler:
-        assert self.trainer is not None
-        return DistributedBatchSampler(len(images), batch_size, self._processes, self.trainer.global_rank, seed)
+        generator = None if shuffle else torch.Generator()
+        if self.trainer is None or self.trainer.world_size == 1:
+            return DataLoader(images, batch_size=batch_size, shuffle=shuffle, collate_fn=_as_is, generator=generator)
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if shuffle else None
+        processes, rank = self.trainer.world_size, self.trainer.global_rank
+        share = DistributedBatchSampler(len(images), batch_size, processes, rank, seed)
+        return DataLoader(images, batch_sampler=share, collate_fn=_as_is, generator=generator)
 
     def _dataset(self, images: Tensor, labels: Tensor) -> "DigitDataset":
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
