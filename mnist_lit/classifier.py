@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
@@ -234,6 +235,9 @@ class DigitClassifier(LightningModule):
             batch_size = getattr(self.trainer.datamodule, "batch_size", SCALED_FROM)  # type: ignore[attr-defined]
             images = batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
             lr *= math.sqrt(images / SCALED_FROM)
+            rank_zero_info(
+                f"Learning rate {lr:.3g}: {self.lr} times the square root of {images} / {SCALED_FROM} images"
+            )
         optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "plateau":
             plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)
@@ -254,7 +258,8 @@ class DigitClassifier(LightningModule):
         if planned not in (None, steps):
             raise UserError(
                 f"The resumed run's learning rates were planned for {planned} steps, and this makes {steps}: give the "
-                "same --trainer.max_epochs and data as when it began, or start anew without --ckpt_path."
+                "same --trainer.max_epochs, --trainer.devices and data as when it began, or start anew without "
+                "--ckpt_path."
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

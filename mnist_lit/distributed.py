@@ -1,7 +1,10 @@
 """What several processes that train one network need beside Lightning's DDP: shares of the data, and one end."""
 
+import os
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -99,12 +102,17 @@ class Together(Callback):
     evaluation alone. To be deleted when neither does.
     """
 
+    def __init__(self) -> None:
+        self.all_are_there: Callable[[], None] = _do_nothing
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take out what waits for other processes, before it begins.
 
         Raises:
             UserError: `--ckpt_path last` is another file to another process.
         """
+        self.all_are_there()
+        self.all_are_there = _do_nothing
         if len(set(gathered(str(trainer.ckpt_path)))) > 1:
             raise UserError("Another run has just kept a checkpoint, so that `last` is not clear: name the file.")
         # neither has a public switch; without the first, SIGTERM does what it did before
@@ -151,6 +159,33 @@ class Together(Callback):
             process.kill()
         for process in started:
             process.wait()
+
+
+def heed_signals(trainer: Trainer) -> Callable[[], None]:
+    """Let SIGTERM and Ctrl-C end this process while it waits for the others, which it does where no handler runs.
+
+    Returns:
+        What ends that, once they are all there.
+    """
+    told, tells = os.pipe()
+    os.set_blocking(tells, False)
+    before = signal.set_wakeup_fd(tells)
+
+    def watch() -> None:
+        for number in iter(lambda: os.read(told, 1), b""):
+            if number[0] in (signal.SIGTERM, signal.SIGINT):
+                time.sleep(0.5)  # for a handler that runs after all
+                for process in _started(trainer):
+                    process.kill()
+                os._exit(128 + number[0])
+        os.close(told)
+
+    def end() -> None:
+        signal.set_wakeup_fd(before)
+        os.close(tells)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return end
 
 
 def _do_nothing(*_: Any) -> None:

@@ -127,7 +127,7 @@ def told() -> Iterator[None]:
         raise UserError(f"--config: that is no text ({error}).") from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-            why = str(error).splitlines()[0].partition(". This")[0]
+            why = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).partition(". This")[0]
             raise UserError(f"Another process has ended, or cannot be reached: {why}") from error
         if "allocate memory" not in str(error) and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise

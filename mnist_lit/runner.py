@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from mnist_lit.checkpoints import LOGS, CheckpointIO, find, load, project_path, 
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import LIGHTNING_HELP, TRUST
 from mnist_lit.data import MNISTDataModule
-from mnist_lit.distributed import Together, join
+from mnist_lit.distributed import Together, heed_signals, join
 from mnist_lit.hints import curves_command, next_command
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
 from mnist_lit.mistakes import check, check_changed, check_unfinished, restorable, told
@@ -264,7 +265,7 @@ class DigitCLI(LightningCLI):
             *pictures(),
             RandomState(),
             DivergenceStop(),
-            Together(),
+            together := Together(),
         ]
         plugins = _listed(options.plugins)
         keeps_own_way = any(isinstance(plugin, TheirCheckpointIO) for plugin in plugins)
@@ -287,6 +288,8 @@ class DigitCLI(LightningCLI):
             trainer = super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
         except (TypeError, ValueError) as error:  # Lightning's words for what the user asked of it
             raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            together.all_are_there = heed_signals(trainer)
         drop_idle_hooks(self.model, trainer.callbacks)  # type: ignore[attr-defined]
         return trainer
 

@@ -181,6 +181,23 @@ def test_what_ends_one_process_ends_all(tiny_mnist: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_waits_for_the_others_can_be_ended(
+    number: signal.Signals, tiny_mnist: Path, tmp_path: Path
+) -> None:
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "NODE_RANK": "0"}
+    args = [*FIT, f"--data.data_dir={tiny_mnist}", "--trainer.num_nodes=2"]
+    alone = start(tmp_path, args, partial(be_rank, address, "0"))
+    wait_for(tmp_path, "err0")
+    while "Initializing distributed" not in (tmp_path / "err0").read_text():
+        assert alone.is_alive()
+        time.sleep(0.05)
+    time.sleep(0.2)
+    tell([alone], number)
+    assert finish(alone, 10) == 128 + number
+
+
+@pytest.mark.slow
 def test_sigterm_ends_the_processes_that_lightning_starts(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mnist_lit", *FIT, "--data.source=sample", "--trainer.max_epochs=9999"]
     with (tmp_path / "out").open("w") as out:
