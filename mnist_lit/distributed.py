@@ -52,23 +52,24 @@ class DistributedBatchSampler(Sampler[list[int]]):
         self.sampler = self  # where Lightning looks for what to tell the epoch to
 
     def __len__(self) -> int:
-        return len(self._batches())
+        if self.seed is None:
+            of_all = max(-(-self.images // self.batch_size), self.processes)
+            return len(range(self.rank, of_all, self.processes))
+        return min(-(-self.images // (self.batch_size * self.processes)), self.images // self.processes)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self._batches():
-            yield batch.tolist()
-
-    def _batches(self) -> Sequence[Tensor]:
         if self.seed is None:
             order = torch.arange(self.images)
             batches: Sequence[Tensor] = order.split(self.batch_size)  # type: ignore[no-untyped-call]
             if len(batches) < self.processes:
                 batches = order.tensor_split(self.processes)
-            return batches[self.rank :: self.processes]
-        order = torch.randperm(self.images, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        count = min(-(-self.images // (self.batch_size * self.processes)), self.images // self.processes)
-        share: Tensor = order[self.rank :: self.processes]
-        return share.tensor_split(count)
+            batches = batches[self.rank :: self.processes]
+        else:
+            order = torch.randperm(self.images, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+            share: Tensor = order[self.rank :: self.processes]
+            batches = share.tensor_split(len(self))
+        for batch in batches:
+            yield batch.tolist()
 
     def set_epoch(self, epoch: int) -> None:
         """Take the epoch's number, which Lightning tells before each."""

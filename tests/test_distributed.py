@@ -30,6 +30,10 @@ FIT += ["--data.batch_size=10", "--model.backbone.dropout=0.2", "--model.augment
 @pytest.mark.parametrize(("images", "batch_size"), [(10_000, 500), (55_000, 128), (1_001, 500), (7, 1), (6, 4)])
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 def test_every_image_is_in_one_share_and_no_process_waits(images: int, batch_size: int, processes: int) -> None:
+    for seed in (0, None):
+        for rank in range(processes):
+            sampler = DistributedBatchSampler(images, batch_size, processes, rank, seed)
+            assert len(sampler) == len(list(sampler))
     shares = [list(DistributedBatchSampler(images, batch_size, processes, rank, seed=0)) for rank in range(processes)]
     assert sorted(image for share in shares for batch in share for image in batch) == list(range(images))
     evaluated = [list(DistributedBatchSampler(images, batch_size, processes, rank)) for rank in range(processes)]
