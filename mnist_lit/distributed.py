@@ -6,10 +6,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed
 from torch.utils.data import Sampler
@@ -160,6 +162,29 @@ class Together(Callback):
             process.kill()
         for process in started:
             process.wait()
+
+
+def folder_of_job(root: Path, runs: Path | None) -> str | None:
+    """Within a SLURM job, the name of a run's folder, in which it goes on when the job is queued again; else None.
+
+    Args:
+        root: Folder where Lightning keeps and looks for the state of a job.
+        runs: Folder of the network's runs; None for a run of a comparison or a search.
+
+    Raises:
+        UserError: Lightning would go on from the state of another job, or of another run of this one.
+    """
+    if not SLURMEnvironment.detect():
+        return None
+    is_again = "SLURM_RESTART_COUNT" in os.environ
+    states = sorted(root.glob("hpc_ckpt_*.ckpt"))  # Lightning's (2.6.6) name; it takes the newest
+    if states and (runs is None or not is_again):
+        raise UserError(
+            f"{states[-1]} is the state of a SLURM job: delete it, or give this one a folder of its own with "
+            "--trainer.default_root_dir."
+        )
+    folder = f"job_{SLURMEnvironment.job_id()}"
+    return None if runs is None or ((runs / folder).exists() and not is_again) else folder
 
 
 def heed_signals(trainer: Trainer) -> Callable[[], None]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO as TheirCheckpointIO
-from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 
 from mnist_lit import UserError, trust
 from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled, drop_idle_hooks
@@ -22,7 +20,7 @@ from mnist_lit.checkpoints import LOGS, CheckpointIO, find, load, project_path, 
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import LIGHTNING_HELP, TRUST
 from mnist_lit.data import MNISTDataModule
-from mnist_lit.distributed import Together, heed_signals, join
+from mnist_lit.distributed import Together, folder_of_job, heed_signals, join
 from mnist_lit.hints import curves_command, next_command
 from mnist_lit.keepers import DivergenceStop, RandomState, keepers
 from mnist_lit.mistakes import check, check_changed, check_unfinished, restorable, told
@@ -218,29 +216,13 @@ class DigitCLI(LightningCLI):
         if self.subcommand != "fit" or resumed or options.trainer.logger is False:
             self.save_config_callback = None
 
-    def _folder_of_job(self) -> str | None:
-        """Within a SLURM job, the name of the folder that it goes on in when it is queued again.
-
-        Raises:
-            UserError: Lightning would go on from the state of another job, or of another run of this one.
-        """
-        if not SLURMEnvironment.detect():
-            return None
-        is_again = "SLURM_RESTART_COUNT" in os.environ
-        root = Path(self.config[self.subcommand].trainer.default_root_dir or ".")
-        states = sorted(root.glob("hpc_ckpt_*.ckpt"))  # Lightning's (2.6.6) name; it takes the newest
-        if states and (self.run_folder or not is_again):
-            raise UserError(
-                f"{states[-1]} is the state of a SLURM job: delete it, or give this one a folder of its own with "
-                "--trainer.default_root_dir."
-            )
-        folder = f"job_{SLURMEnvironment.job_id()}"
-        return None if (self.logs() / self._model_name() / folder).exists() and not is_again else folder
-
     def _logger(self) -> TensorBoardLogger | Literal[False]:
         """A log in the run's folder: a new run's, or the one that is resumed or tested as it is; none otherwise."""
         command, options = self.config[self.subcommand], self.config[self.subcommand].trainer
-        version = self._folder_of_job() if self.subcommand == "fit" and not command.ckpt_path else None
+        version = None
+        if self.subcommand == "fit" and not command.ckpt_path:
+            runs = None if self.run_folder else self.logs() / self._model_name()
+            version = folder_of_job(Path(options.default_root_dir or "."), runs)
         if self.subcommand == "fit" and not self.run_folder:
             return RunLogger(self.logs(), self._model_name(), version=version, default_hp_metric=False)
         whole = options.limit_test_batches is None and not options.fast_dev_run and not options.overfit_batches

@@ -13,8 +13,8 @@ import yaml
 
 from mnist_lit import UserError, durable
 from mnist_lit.checkpoints import LOGS
-from mnist_lit.compare import begin, resolve
 from mnist_lit.keepers import DivergedError
+from mnist_lit.recipes import begin, resolve
 from mnist_lit.report import describe_environment, markdown
 from mnist_lit.runner import run
 
