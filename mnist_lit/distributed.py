@@ -188,11 +188,13 @@ def folder_of_job(root: Path, runs: Path | None) -> str | None:
 
 
 def heed_signals(trainer: Trainer) -> Callable[[], None]:
-    """Let SIGTERM and Ctrl-C end this process while it waits for the others, which it does where no handler runs.
+    """Let SIGTERM and Ctrl-C end this process while it waits for others, which it does where no handler runs.
 
     Returns:
         What ends that, once they are all there.
     """
+    if trainer.world_size == 1 or threading.current_thread() is not threading.main_thread():
+        return _do_nothing
     told, tells = os.pipe()
     os.set_blocking(tells, False)
     before = signal.set_wakeup_fd(tells)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -270,8 +269,7 @@ class DigitCLI(LightningCLI):
             trainer = super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
         except (TypeError, ValueError) as error:  # Lightning's words for what the user asked of it
             raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
-        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
-            together.all_are_there = heed_signals(trainer)
+        together.all_are_there = heed_signals(trainer)
         drop_idle_hooks(self.model, trainer.callbacks)  # type: ignore[attr-defined]
         return trainer
 
