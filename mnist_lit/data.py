@@ -23,7 +23,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 EVAL_BATCH_SIZE = 100
-"""Images a batch in validation, test and prediction, where a larger batch changes nothing but the speed."""
+"""Images a batch in validation, test and prediction: few, so that several processes have whole batches each."""
 
 
 class MNISTDataModule(LightningDataModule):
