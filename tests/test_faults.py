@@ -101,6 +101,16 @@ def state(folder: Path) -> tuple[dict[str, Any], dict[str, list[tuple[int, float
     return checkpoint, curves(last.parent.parent)
 
 
+def untimed(report: Path) -> list[dict[str, Any]]:
+    """A comparison's results, without what the clock tells: the seconds, and the day at the environment's end."""
+    runs: list[dict[str, Any]] = json.loads(report.read_text())
+    for run in runs:
+        del run["seconds"]
+        run["environment"], day = run["environment"].rsplit("; ", 1)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d\.", day)
+    return runs
+
+
 def err(folder: Path) -> str:
     """The one line that a command was answered with."""
     told = (folder / "err").read_text()
@@ -161,8 +171,7 @@ def test_a_killed_comparison_goes_on_exactly(tiny_mnist: Path, tmp_path: Path, t
         kill(process)
         assert finish(start(folder, [*args, *(["--resume"] if list(folder.rglob("plan.json")) else [])])) == 0
     for folder in folders:
-        runs = json.loads(only(folder, "results.json").read_text())
-        results.append([{key: value for key, value in run.items() if key != "seconds"} for run in runs])
+        results.append(untimed(only(folder, "results.json")))
         assert results[-1] == results[0]
         for path in folders[0].rglob("last.ckpt"):
             other = folder / path.relative_to(folders[0])

@@ -1,6 +1,5 @@
 """Runs that Ray makes at the same time are the same as those made in sequence, whatever dies."""
 
-import json
 import os
 import re
 import signal
@@ -15,7 +14,7 @@ from commands import finish, start
 from conftest import SMALL
 from rich.console import Console
 from test_cli import error
-from test_faults import FULL, curves, differences
+from test_faults import FULL, curves, differences, untimed
 
 from mnist_lit import UserError
 from mnist_lit.checkpoints import load
@@ -49,11 +48,6 @@ def workers(folder: Path) -> list[int]:
     return [int(process) for process, inode in locks if int(inode) == folder.stat().st_ino]
 
 
-def figures(folder: Path) -> list[dict[str, Any]]:
-    runs: list[dict[str, Any]] = json.loads((folder / FOLDER / "results.json").read_text())
-    return [{key: value for key, value in run.items() if key != "seconds"} for run in runs]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux tells who has locked a folder")
 def test_what_ray_makes_is_bitwise_what_is_made_in_sequence_whatever_dies(tmp_path: Path) -> None:
@@ -77,8 +71,8 @@ def test_what_ray_makes_is_bitwise_what_is_made_in_sequence_whatever_dies(tmp_pa
     assert finish(driver, 120) == 1
     assert [(run / "result.json").stat().st_mtime_ns for run in kept] == made_at
 
-    assert len(figures(alone)) == 3
-    assert figures(shared) == figures(alone)
+    assert len(untimed(alone / FOLDER / "results.json")) == 3
+    assert untimed(shared / FOLDER / "results.json") == untimed(alone / FOLDER / "results.json")
     for ours in good:
         theirs = alone / ours.relative_to(shared)
         for name in ("best", "last"):
