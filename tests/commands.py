@@ -81,7 +81,7 @@ def load_in_workers() -> None:
     def two(self: data.MNISTDataModule) -> DataLoader[Any]:
         loader = one(self)
         given: dict[str, Any] = {"collate_fn": loader.collate_fn, "num_workers": 2, "multiprocessing_context": "fork"}
-        return DataLoader(loader.dataset, loader.batch_size, shuffle=True, **given)
+        return DataLoader(loader.dataset, batch_sampler=loader.batch_sampler, **given)
 
     data.MNISTDataModule.train_dataloader = two  # type: ignore[method-assign]
 

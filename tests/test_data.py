@@ -14,9 +14,11 @@ import torch
 import torchvision
 from commands import drop_capabilities, finish, start
 from conftest import SMALL
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, SequentialSampler
 
 from mnist_lit import UserError, idx
-from mnist_lit.data import MNISTDataModule
+from mnist_lit.data import MNISTDataModule, ShuffledBatches
 
 NAMES = tuple(idx.OFFICIAL)
 
@@ -69,6 +71,30 @@ def test_batches_are_whole_uint8_and_shuffled_in_training_alone(tiny_mnist: Path
     ((images, labels),) = list(loader)
     assert torch.equal(images, module.splits["val"].images)
     assert torch.equal(labels, module.splits["val"].labels)
+
+
+def test_the_order_of_an_epoch_is_the_one_that_torch_draws(tiny_mnist: Path) -> None:
+    module = prepared(data_dir=str(tiny_mnist), val_size=50, batch_size=100)
+    torch.manual_seed(0)
+    ours = [list(module.train_dataloader()) for _ in range(2)]
+    train = module.splits["train"]
+    torch.manual_seed(0)
+    theirs = [list(DataLoader(train, 100, shuffle=True, collate_fn=lambda batch: batch)) for _ in range(2)]
+    for epoch, expected in zip(ours, theirs, strict=True):
+        for (images, labels), (their_images, their_labels) in zip(epoch, expected, strict=True):
+            assert torch.equal(images, their_images)
+            assert torch.equal(labels, their_labels)
+    assert not torch.equal(ours[0][0][1], ours[1][0][1])
+    # another sampler, as Lightning may put in its place, has its own way
+    assert list(ShuffledBatches(SequentialSampler(range(5)), 2, drop_last=False)) == [[0, 1], [2, 3], [4]]
+
+
+def test_batches_to_overfit_are_the_first_ones_each_epoch(tiny_mnist: Path) -> None:
+    module = prepared(data_dir=str(tiny_mnist), val_size=50, batch_size=100)
+    module.trainer = Trainer(accelerator="cpu", overfit_batches=2, logger=False, enable_checkpointing=False)
+    loader = module.train_dataloader()
+    for _ in range(2):
+        assert torch.equal(next(iter(loader))[1], module.splits["train"].labels[:100])
 
 
 @pytest.mark.parametrize("unpack", [False, True])
