@@ -11,8 +11,6 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 from matplotlib.figure import Figure
 from torch import nn
@@ -131,35 +128,6 @@ class ProgressBar(RichProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         """The figures beside the bar."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
-
-
-class Unprofiled(PassThroughProfiler):
-    """Profiles nothing, in no time: Lightning's (2.6.6) runs a generator for each of the 70 hooks of a step."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        """A context that does nothing."""
-        return _NOTHING
-
-
-_NOTHING = nullcontext()
-
-
-HOOKS_OF_A_STEP = (
-    "on_train_batch_start",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-)
-
-
-def drop_idle_hooks(model: LightningModule, callbacks: Sequence[Callback]) -> None:
-    """Hide from Lightning the hooks of a step that do nothing: it (2.6.6) calls all of them, about 50 a step."""
-    for base, parts in ((LightningModule, [model]), (Callback, callbacks)):
-        for part, hook in product(parts, HOOKS_OF_A_STEP):
-            if getattr(type(part), hook) is getattr(base, hook) and hook not in vars(part):  # as LambdaCallback's are
-                setattr(part, hook, None)  # which it passes over
 
 
 class PredictionWriter(BasePredictionWriter):

@@ -28,7 +28,7 @@ EXAMPLE = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
 """A batch of one blank image."""
 
 
-MEASURED_AT_ONCE = 20
+MEASURED_AT_ONCE = 100
 """Training steps whose outputs are measured together: one by one it costs a twentieth of a step; kept for the whole of
 an epoch they lie strewn over the memory, so that little of what is free between them can be used."""
 

@@ -1,5 +1,6 @@
 """What several processes that train one network need beside Lightning's DDP: shares of the data, and one end."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -93,7 +94,7 @@ def gathered(part: T) -> list[T]:
 
 
 ASKED_EVERY = 20
-"""Training steps of which one waits for what another process, or a GPU, has to say."""
+"""Training steps, or batches, of which one waits for what another process, or a GPU, has to say."""
 
 
 class Together(Callback):
@@ -123,28 +124,25 @@ class Together(Callback):
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing  # type: ignore[method-assign]
         if isinstance(trainer.strategy, DDPStrategy):
             trainer.strategy._ddp_kwargs |= {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
-        self.queue_again: Callable[[int, None], Any] | None = None
         self.is_told = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put a handler that takes note in the place of the one that saves and queues the job again."""
         theirs = signal.getsignal(signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else None
+        asks = None
         if trainer.world_size > 1 and callable(theirs):  # within a SLURM job
-            self.queue_again = theirs
             signal.signal(signal.SIGUSR1, self._be_told)
+            asks = functools.partial(self._queue_if_told, theirs)
+        self.on_train_batch_end = asks  # type: ignore[method-assign, assignment]
 
     def _be_told(self, *_: Any) -> None:
         self.is_told = True
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save the state and queue the job again, if SLURM has told any process to."""
-        if self.queue_again is None or trainer.global_step % ASKED_EVERY:
-            return
-        if trainer.strategy.reduce_boolean_decision(self.is_told, all=False):
+    def _queue_if_told(self, queue_again: Callable[[int, None], Any], trainer: Trainer, *_: Any) -> None:
+        is_asked = trainer.global_step % ASKED_EVERY == 0
+        if is_asked and trainer.strategy.reduce_boolean_decision(self.is_told, all=False):
             self.is_told = False
-            self.queue_again(signal.SIGUSR1, None)
+            queue_again(signal.SIGUSR1, None)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the first process's BatchNorm statistics to the others."""

@@ -25,7 +25,10 @@ def keepers() -> list[Callback]:
     # in a folder that is used twice, the files are the newer run's
     options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     best = Keeper(filename="best", monitor="val/accuracy", mode="max", **options)
-    return [best, Keeper(filename="last", **options)]
+    both: list[Callback] = [best, Keeper(filename="last", **options)]
+    for keeper in both:
+        keeper.on_train_batch_end = None  # type: ignore[method-assign, assignment]  # which would find nothing to do
+    return both
 
 
 class RandomState(Callback):
@@ -93,20 +96,27 @@ class DivergenceStop(Callback):
     Lightning's `EarlyStopping(check_finite=True)` (2.6.6) waits for the epoch's end, after the checkpoint.
     """
 
+    every = 1
+    """Batches of which one's loss is looked at."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at every loss; where that would wait for a GPU or other processes, at some, as NaN stays."""
+        is_cheap = pl_module.device.type == "cpu" and trainer.world_size == 1
+        self.every = 1 if is_cheap else ASKED_EVERY
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the loss of each step; where that would wait for a GPU or other processes, of some, as NaN stays.
+        """Look at the loss.
 
         Raises:
             DivergedError: It is not finite.
         """
-        is_cheap = pl_module.device.type == "cpu" and trainer.world_size == 1
-        if is_cheap or trainer.global_step % ASKED_EVERY == 0:
-            loss = outputs["loss"]
-            if not trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss))):
-                value = loss.item()
-                raise self._error(trainer, f"The loss became {'infinite or NaN' if math.isfinite(value) else value}")
+        if batch_idx % self.every == 0:
+            is_finite = math.isfinite(outputs["loss"])
+            if not trainer.strategy.reduce_boolean_decision(is_finite):
+                loss = "infinite or NaN" if is_finite else outputs["loss"].item()
+                raise self._error(trainer, f"The loss became {loss}")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Look at the weights.

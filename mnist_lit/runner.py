@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO as TheirCheckpointIO
 
 from mnist_lit import UserError, trust
-from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord, Unprofiled, drop_idle_hooks
+from mnist_lit.callbacks import PredictionWriter, ProgressBar, RunLogger, RunRecord
 from mnist_lit.checkpoints import LOGS, CheckpointIO, find, load, project_path, settings
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import LIGHTNING_HELP, TRUST
@@ -25,7 +25,7 @@ from mnist_lit.keepers import DivergenceStop, RandomState, keepers
 from mnist_lit.mistakes import check, check_changed, check_unfinished, restorable, told
 from mnist_lit.parser import Parser, names_backbone, spell_out
 from mnist_lit.pictures import pictures
-from mnist_lit.quiet import hushed
+from mnist_lit.quiet import Unprofiled, drop_idle_hooks, hushed
 from mnist_lit.stopping import Stopped
 
 

@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import platform
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -23,11 +25,14 @@ from torch import Tensor, nn
 import mnist_lit
 from mnist_lit import cli
 from mnist_lit.backbones import DS_CNN_V2
-from mnist_lit.callbacks import HOOKS_OF_A_STEP, ProgressBar
+from mnist_lit.callbacks import ProgressBar
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import COMMANDS
 from mnist_lit.data import MNISTDataModule
+from mnist_lit.distributed import Together
+from mnist_lit.keepers import Keeper
 from mnist_lit.preprocess import Preprocess
+from mnist_lit.quiet import HOOKS_OF_A_STEP
 from mnist_lit.runner import run
 
 Main = Callable[[str], None]
@@ -181,6 +186,17 @@ def test_a_step_does_not_look_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     optimizer.step()
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such settings")
+def test_the_memory_of_a_large_batch_is_kept_for_the_next() -> None:
+    pages = 48 * 2**20 // resource.getpagesize()
+    torch.ones(pages * resource.getpagesize() // 4)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(pages * resource.getpagesize() // 4)
+    fetched = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert fetched < 5 * pages  # else it is twenty times as many
+
+
 @pytest.mark.usefixtures("main")
 def test_a_step_calls_no_hook_that_does_nothing() -> None:
     options = ["--data.val_size=50", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
@@ -196,6 +212,7 @@ def test_a_step_calls_no_hook_that_does_nothing() -> None:
     assert {(Seen, "on_after_backward"), (ProgressBar, "on_train_batch_end")} <= called
     called -= {(LambdaCallback, "on_train_batch_end")}  # its own, not its class's
     assert all(getattr(kind, hook) is not getattr(Callback, hook) for kind, hook in called)
+    assert not {(Keeper, "on_train_batch_end"), (Together, "on_train_batch_end")} & called
     assert Seen.steps == Seen.batches == 2  # 250 images in batches of 128
 
 
