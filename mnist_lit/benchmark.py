@@ -17,10 +17,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from mnist_lit import UserError, durable
+from mnist_lit.batches import DigitDataset
 from mnist_lit.benchmark_report import Spread, figure, table
 from mnist_lit.checkpoints import LOGS, project_path
 from mnist_lit.clock import Clock
-from mnist_lit.data import DigitDataset
 from mnist_lit.loops import Rounds, Widths, published_rate, tutorial_rate
 from mnist_lit.report import describe_environment
 from mnist_lit.runner import DigitCLI, run

@@ -18,8 +18,9 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from mnist_lit import UserError
+from mnist_lit.batches import Batch
 from mnist_lit.checkpoints import load, settings
-from mnist_lit.data import EVAL_BATCH_SIZE, Batch, MNISTDataModule
+from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
 from mnist_lit.metrics import Metrics, measure
 from mnist_lit.preprocess import Preprocess
 from mnist_lit.trust import limited

@@ -4,7 +4,6 @@ import contextlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +12,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import MNIST
 
 from mnist_lit import UserError, durable, idx, sample
-from mnist_lit.distributed import DistributedBatchSampler
-
-Batch = tuple[Tensor, Tensor]
-"""Images, uint8 (N, 1, 28, 28), or in training float as they are prepared (N, 1, H, W), and labels, int64 (N,)."""
-
+from mnist_lit.batches import Batch, DigitDataset, DistributedBatchSampler, ShuffledBatches, as_is
 
 EVAL_BATCH_SIZE = 100
 """Images a batch in validation, test and prediction: few, so that several processes have whole batches each."""
@@ -192,14 +187,14 @@ class MNISTDataModule(LightningDataModule):
         if self.trainer is None or self.trainer.world_size == 1:
             if shuffle:
                 batches = ShuffledBatches(RandomSampler(images), batch_size, drop_last=False)
-                return DataLoader(images, batch_sampler=batches, collate_fn=_as_is)
-            return DataLoader(images, batch_size=batch_size, collate_fn=_as_is, generator=generator)
+                return DataLoader(images, batch_sampler=batches, collate_fn=as_is)
+            return DataLoader(images, batch_size=batch_size, collate_fn=as_is, generator=generator)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if shuffle else None
         processes, rank = self.trainer.world_size, self.trainer.global_rank
         share = DistributedBatchSampler(len(images), batch_size, processes, rank, seed)
-        return DataLoader(images, batch_sampler=share, collate_fn=_as_is, generator=generator)
+        return DataLoader(images, batch_sampler=share, collate_fn=as_is, generator=generator)
 
-    def _dataset(self, images: Tensor, labels: Tensor) -> "DigitDataset":
+    def _dataset(self, images: Tensor, labels: Tensor) -> DigitDataset:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         return DigitDataset(images.to(device), labels.to(device))
 
@@ -237,7 +232,7 @@ class MNISTDataModule(LightningDataModule):
         return images[chosen], labels[chosen]
 
 
-def read_test_images(data: MNISTDataModule, trained_on: dict[Path, dict[str, Any]]) -> "DigitDataset":
+def read_test_images(data: MNISTDataModule, trained_on: dict[Path, dict[str, Any]]) -> DigitDataset:
     """The test images of a data module, to measure checkpoints on.
 
     Args:
@@ -253,53 +248,3 @@ def read_test_images(data: MNISTDataModule, trained_on: dict[Path, dict[str, Any
     data.prepare_data()
     data.setup("test")
     return data.splits["test"]
-
-
-class DigitDataset(Dataset[Batch]):
-    """Images (N, 1, 28, 28) and labels (N,) in memory, handed out in whole batches by one index operation each."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
-        self.prepared: Tensor | None = None
-        """The images as a network's preprocessing prepares them, handed out in their place."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Batch:
-        images, labels = self.__getitems__([index])
-        return images[0], labels[0]
-
-    def __getitems__(self, indices: list[int] | Tensor) -> Batch:
-        """What a DataLoader's fetcher calls, where it exists, with the indices of a batch."""
-        # torch.tensor takes four times as long
-        chosen = indices if isinstance(indices, Tensor) else torch.from_numpy(np.array(indices))
-        if self.labels.is_cuda:  # pinned, so that the GPU is handed the indices without waiting for it
-            chosen = chosen.pin_memory()
-        chosen = chosen.to(self.labels.device, non_blocking=True)
-        images = self.images if self.prepared is None else self.prepared
-        return images.index_select(0, chosen), self.labels.index_select(0, chosen)  # two to five times as fast as []
-
-
-class ShuffledBatches(BatchSampler):
-    """torch's, which hands out the indices of a RandomSampler's batches as tensors (N,), in the same order.
-
-    torch's own handle each image by itself, which takes a hundredth of a step.
-    """
-
-    def __iter__(self) -> Iterator[Any]:
-        """The indices of each batch."""
-        if not isinstance(self.sampler, RandomSampler):  # but the DistributedSampler that Lightning puts in its place
-            return super().__iter__()
-        return self._shuffled()
-
-    def _shuffled(self) -> Iterator[Any]:
-        generator = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
-        order = torch.randperm(len(self.sampler), generator=generator)  # type: ignore[arg-type]
-        yield from order.split(self.batch_size)  # type: ignore[no-untyped-call]
-
-
-def _as_is(batch: Any) -> Any:
-    """The collate function: `__getitems__` has put the batch together already."""
-    return batch

@@ -1,4 +1,4 @@
-"""What several processes that train one network need beside Lightning's DDP: shares of the data, and one end."""
+"""What several processes that train one network need beside Lightning's DDP: one end."""
 
 import functools
 import os
@@ -6,77 +6,18 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, distributed
-from torch.utils.data import Sampler
+from torch import distributed
 
 from mnist_lit import UserError
 
 T = TypeVar("T")
-
-
-class DistributedBatchSampler(Sampler[list[int]]):
-    """Batches of a process's share of the images: every image is in one process's share, once an epoch.
-
-    torch's DistributedSampler repeats images until all shares are of one size, and so counts some twice.
-
-    To train, each process has as many batches, or one would wait for the others for ever: an epoch's are of one size,
-    give or take an image, up to `batch_size` (or 2 where that is 1). To evaluate, the same batches as a single process
-    makes are dealt out, or smaller ones where there are not enough of them: what a network gives for an image may
-    depend, in its last bits, on the batch that it is in.
-
-    Args:
-        images: How many there are.
-        batch_size: Images a batch.
-        processes: How many processes there are.
-        rank: Number of this process, from 0.
-        seed: To train: what the order of an epoch is drawn from, together with the epoch's number.
-
-    Raises:
-        UserError: There are fewer images than processes.
-    """
-
-    def __init__(self, images: int, batch_size: int, processes: int, rank: int, seed: int | None = None) -> None:
-        if images < processes:
-            raise UserError(f"{processes} processes cannot share {images} images: give fewer --trainer.devices.")
-        self.images = images
-        self.batch_size = batch_size
-        self.processes = processes
-        self.rank = rank
-        self.seed = seed
-        self.epoch = 0
-        self.sampler = self  # where Lightning looks for what to tell the epoch to
-
-    def __len__(self) -> int:
-        if self.seed is None:
-            of_all = max(-(-self.images // self.batch_size), self.processes)
-            return len(range(self.rank, of_all, self.processes))
-        return min(-(-self.images // (self.batch_size * self.processes)), self.images // self.processes)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        if self.seed is None:
-            order = torch.arange(self.images)
-            batches: Sequence[Tensor] = order.split(self.batch_size)  # type: ignore[no-untyped-call]
-            if len(batches) < self.processes:
-                batches = order.tensor_split(self.processes)
-            batches = batches[self.rank :: self.processes]
-        else:
-            order = torch.randperm(self.images, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-            share: Tensor = order[self.rank :: self.processes]
-            batches = share.tensor_split(len(self))
-        for batch in batches:
-            yield batch.tolist()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take the epoch's number, which Lightning tells before each."""
-        self.epoch = epoch
 
 
 def world_size() -> int:

@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from mnist_lit.batches import DigitDataset
 from mnist_lit.classifier import DigitClassifier
-from mnist_lit.data import DigitDataset, MNISTDataModule
+from mnist_lit.data import MNISTDataModule
 from mnist_lit.preprocess import MEAN, STD
 
 Widths = tuple[int, int]

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from mnist_lit import benchmark, loops
 from mnist_lit.backbones import DS_CNN_V1
-from mnist_lit.data import DigitDataset
+from mnist_lit.batches import DigitDataset
 from mnist_lit.loops import TURN, PerSample, Rounds, TutorialModule, published_network
 
 Main = Callable[[str], None]

@@ -18,7 +18,8 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, SequentialSampler
 
 from mnist_lit import UserError, idx
-from mnist_lit.data import MNISTDataModule, ShuffledBatches
+from mnist_lit.batches import ShuffledBatches
+from mnist_lit.data import MNISTDataModule
 
 NAMES = tuple(idx.OFFICIAL)
 

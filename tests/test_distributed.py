@@ -20,8 +20,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore
 from test_faults import curves, differences, only, state
 
 from mnist_lit import UserError, data
+from mnist_lit.batches import DistributedBatchSampler
 from mnist_lit.checkpoints import load
-from mnist_lit.distributed import DistributedBatchSampler
 
 FIT = ["fit", "--config", str(Path(__file__).parent.parent / "configs" / "ds_cnn_v1.yaml"), *SMALL]
 FIT += ["--data.batch_size=10", "--model.backbone.dropout=0.2", "--model.augment=RandomAffineBatch"]
