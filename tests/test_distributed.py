@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,8 @@ from test_faults import curves, differences, only, state
 from mnist_lit import UserError, data
 from mnist_lit.batches import DistributedBatchSampler
 from mnist_lit.checkpoints import load
+from mnist_lit.distributed import ASKED_EVERY
+from mnist_lit.keepers import DivergenceStop
 
 FIT = ["fit", "--config", str(Path(__file__).parent.parent / "configs" / "ds_cnn_v1.yaml"), *SMALL]
 FIT += ["--data.batch_size=10", "--model.backbone.dropout=0.2", "--model.augment=RandomAffineBatch"]
@@ -282,3 +286,20 @@ def test_ten_thousand_images_over_three_processes_are_ten_thousand(official_mnis
     told = [figures(run_all(tmp_path, [*ask, "--trainer.enable_progress_bar=false"], count)) for count in (1, 2, 3)]
     assert told[0] == told[1] == told[2] != []
     assert {path: path.stat().st_mtime_ns for path in checkpoint.parent.parent.rglob("*")} == before  # from elsewhere
+
+
+def test_of_several_processes_each_waits_for_the_others_losses_at_some_steps_alone() -> None:
+    asked: list[bool] = []
+
+    def ask(is_finite: bool) -> bool:
+        asked.append(is_finite)
+        return is_finite
+
+    strategy = SimpleNamespace(reduce_boolean_decision=ask)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
+    model: Any = SimpleNamespace(device=torch.device("cpu"))
+    stop = DivergenceStop()
+    stop.on_train_start(trainer, model)
+    for batch_idx in range(ASKED_EVERY + 1):
+        stop.on_train_batch_end(trainer, model, {"loss": torch.tensor(1.0)}, None, batch_idx)
+    assert asked == [True, True]
