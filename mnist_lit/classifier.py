@@ -18,12 +18,12 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from mnist_lit import UserError
-from mnist_lit.batches import Batch
-from mnist_lit.checkpoints import load, settings
-from mnist_lit.data import EVAL_BATCH_SIZE, MNISTDataModule
+from mnist_lit.checkpoints.io import load, settings
+from mnist_lit.checkpoints.trust import limited
+from mnist_lit.data.batches import Batch
+from mnist_lit.data.datamodule import EVAL_BATCH_SIZE, MNISTDataModule
 from mnist_lit.metrics import Metrics, measure
 from mnist_lit.preprocess import Preprocess
-from mnist_lit.trust import limited
 
 EXAMPLE = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
 """A batch of one blank image."""

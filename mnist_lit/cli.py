@@ -8,7 +8,7 @@ from importlib import import_module
 
 from mnist_lit import UserError, __version__
 from mnist_lit.commands import COMMANDS, parse
-from mnist_lit.stopping import stoppable
+from mnist_lit.run.signals import stoppable
 
 HELP = f"""usage: mnist-lit COMMAND [OPTION ...]
 

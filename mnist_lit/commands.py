@@ -11,20 +11,20 @@ from itertools import takewhile
 from typing import NoReturn
 
 COMMANDS = {
-    "fit": ("mnist_lit.runner", "train a network"),
-    "validate": ("mnist_lit.runner", "measure a checkpoint on the validation split"),
-    "test": ("mnist_lit.runner", "measure a checkpoint on the 10,000 test images"),
+    "fit": ("mnist_lit.run.lightning_cli", "train a network"),
+    "validate": ("mnist_lit.run.lightning_cli", "measure a checkpoint on the validation split"),
+    "test": ("mnist_lit.run.lightning_cli", "measure a checkpoint on the 10,000 test images"),
     "predict": (
-        "mnist_lit.runner",
+        "mnist_lit.run.lightning_cli",
         "write down the digits that a checkpoint reads, in the test images or in your own pictures",
     ),
-    "compare": ("mnist_lit.compare", "train and test several recipes; a table and the curves"),
-    "search": ("mnist_lit.search", "try other values of a recipe's options, as Optuna proposes them"),
-    "robustness": ("mnist_lit.robustness", "accuracy of checkpoints on distorted test images"),
-    "export": ("mnist_lit.export", "write a checkpoint as ONNX or torch.export, checked against it"),
-    "publish": ("mnist_lit.publish", "write a checkpoint's weights as safetensors"),
-    "demo": ("mnist_lit.demo", "a page to draw a digit on, or to drop a photo of one"),
-    "benchmark": ("mnist_lit.benchmark", "training speed beside other ways to train"),
+    "compare": ("mnist_lit.experiments.compare", "train and test several recipes; a table and the curves"),
+    "search": ("mnist_lit.experiments.search", "try other values of a recipe's options, as Optuna proposes them"),
+    "robustness": ("mnist_lit.evaluation.robustness", "accuracy of checkpoints on distorted test images"),
+    "export": ("mnist_lit.evaluation.export", "write a checkpoint as ONNX or torch.export, checked against it"),
+    "publish": ("mnist_lit.checkpoints.publish", "write a checkpoint's weights as safetensors"),
+    "demo": ("mnist_lit.photos.demo", "a page to draw a digit on, or to drop a photo of one"),
+    "benchmark": ("mnist_lit.benchmark.measure", "training speed beside other ways to train"),
 }
 """Each command's module, whose `main` takes what `parse` gives, and what it does."""
 

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.commands import SMALL, TEST, TRAIN
 
-from mnist_lit import cli, idx
+from mnist_lit import cli
+from mnist_lit.data import official
 
 torch.set_num_threads(1)  # more are slower on data so small
 
-TRAIN, TEST = 300, 100
-OFFICIAL = idx.OFFICIAL
-SMALL = ["--data.val_size=50", "--data.batch_size=50", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
-SMALL += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+OFFICIAL = official.OFFICIAL
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +25,7 @@ def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("mnist") / "MNIST" / "raw"
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    official = {}
+    files = {}
     for prefix, count in (("train", TRAIN), ("t10k", TEST)):
         labels = (np.arange(count) % 10).astype(np.uint8)
         generator.shuffle(labels)
@@ -38,9 +37,9 @@ def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             name = f"{prefix}-{kind}-idx{array.ndim}-ubyte"
             content = np.array([0x800 + array.ndim, *array.shape], dtype=">i4").tobytes() + array.tobytes()
             (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-            official[name] = idx.OfficialFile(len(content), hashlib.md5(content).hexdigest())
+            files[name] = official.OfficialFile(len(content), hashlib.md5(content).hexdigest())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(idx, "OFFICIAL", official)
+        patch.setattr(official, "OFFICIAL", files)
         yield folder.parent.parent
 
 
@@ -66,5 +65,5 @@ def official_mnist(monkeypatch: pytest.MonkeyPatch) -> str:
     """The folder of the official files, which MNIST_DIR names."""
     if "MNIST_DIR" not in os.environ:
         pytest.skip("MNIST_DIR does not name the folder of the official MNIST files")
-    monkeypatch.setattr(idx, "OFFICIAL", OFFICIAL)
+    monkeypatch.setattr(official, "OFFICIAL", OFFICIAL)
     return str(Path(os.environ["MNIST_DIR"]).resolve())

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_lit import benchmark_report, cli, commands, report, robustness, search
-from mnist_lit.runner import run
+from mnist_lit import cli, commands
+from mnist_lit.benchmark import report as benchmark_report
+from mnist_lit.evaluation import robustness
+from mnist_lit.experiments import report, search
+from mnist_lit.run.lightning_cli import run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -63,7 +66,7 @@ def test_every_path_exists() -> None:
     assert len(mapped) > 10
     for path in [*linked, *mapped]:
         assert any((ROOT / folder / path).exists() for folder in ("", "mnist_lit")), path
-    for module in (ROOT / "mnist_lit").glob("[a-z]*.py"):
+    for module in (ROOT / "mnist_lit").rglob("[a-z]*.py"):
         assert module.name in README, module
 
 
