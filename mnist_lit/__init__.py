@@ -4,4 +4,4 @@ __version__ = "0.1.0"
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: the command line prints its one line, without a traceback, and exits with 1."""
+    """An error that the user can correct: the command line prints it in one line and exits with 1."""

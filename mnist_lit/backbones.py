@@ -1,7 +1,7 @@
 """The three networks of the specification: 5,226 / 4,070 / 6,526 trainable parameters.
 
-The specification's tables name convolutions, pools and a linear layer, which hold 5,130 / 3,986 / 6,418 parameters.
-Its stated totals are reached exactly with a BatchNorm after each convolution, so BatchNorm is part of it.
+The layers in the specification's tables have 5,130 / 3,986 / 6,418 parameters. Its stated totals are reached exactly
+with a BatchNorm after each convolution, so BatchNorm belongs to the networks.
 """
 
 from typing import ClassVar
@@ -13,17 +13,17 @@ from mnist_lit import UserError
 
 
 class _DSCNN(nn.Module):
-    """Two blocks of 3x3 convolution, BatchNorm, 2x2 max pool, ReLU and dropout; global average pool; linear.
+    """Two blocks of 3x3 convolution, BatchNorm, 2x2 max pool, ReLU and dropout; global average pool; linear layer.
 
-    ReLU follows the pool: as it is monotonic, this gives the outputs and the gradients of the usual order (ReLU, then
-    pool) on a quarter of the elements.
+    ReLU follows the pool: because it is monotonic, outputs and gradients equal those of the usual order (ReLU, then
+    pool), with a quarter of the work.
 
     Args:
-        dilation: Spacing in pixels of the taps of the 3x3 kernels, 1 or more.
-        dropout: Probability of dropping a value after each block, of both or of each, from 0 to below 1.
+        dilation: Distance between the elements of the 3x3 kernels in pixels, 1 or more.
+        dropout: Dropout probability after both blocks, or a pair with one for each, from 0 to below 1.
 
     Raises:
-        UserError: A number is out of its bounds.
+        UserError: A number is out of range.
     """
 
     widths: ClassVar[tuple[int, int]]
@@ -41,10 +41,10 @@ class _DSCNN(nn.Module):
         self.block2 = _block(width1, width2, dilation, dropout2)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(width2, 10)
-        self.to(memory_format=torch.channels_last)  # a third less time a step, on CPU
+        self.to(memory_format=torch.channels_last)  # a third less time per step on a CPU
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, 10) of float images (N, 1, H, W), H and W from 8 px up."""
+        """Logits (N, 10) of float images (N, 1, H, W) with H and W of at least 8."""
         images = images.contiguous(memory_format=torch.channels_last)
         features = self.block2(self.block1(images))  # (N, width2, H // 4, W // 4)
         logits: Tensor = self.head(self.pool(features).flatten(1))
@@ -53,7 +53,7 @@ class _DSCNN(nn.Module):
 
 def _block(channels_in: int, channels_out: int, dilation: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation),  # the size stays
+        nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation),  # keeps the size
         nn.BatchNorm2d(channels_out),
         nn.MaxPool2d(2),
         nn.ReLU(),

@@ -1,4 +1,4 @@
-"""The command line: what is run, and how a user's mistake is told."""
+"""The command line: pick the command, print errors in one line, set the exit code."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from importlib import import_module
 
 from mnist_lit import UserError, __version__
 from mnist_lit.commands import COMMANDS, parse
-from mnist_lit.run.signals import stoppable
+from mnist_lit.run.signals import stop_on_signals
 
 HELP = f"""usage: mnist-lit COMMAND [OPTION ...]
 
@@ -18,28 +18,24 @@ commands:
 {chr(10).join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())}
 
 options:
-  -h, --help   this text; mnist-lit COMMAND --help: every option of a command
+  -h, --help   this text; mnist-lit COMMAND --help lists all options of a command
   --version    the version
   --print_completion bash|zsh   a script that completes commands and files with the Tab key
 
 examples:
-  mnist-lit compare --data.source sample              the three networks, on data that needs no download
+  mnist-lit compare --data.source sample              the three networks, on data without a download
   mnist-lit fit --config configs/ds_cnn_v2.yaml       one network, on the full MNIST
   mnist-lit test --ckpt_path last                     the newest run's accuracy on the test images
-  mnist-lit predict --ckpt_path last --data.images photos    your own handwriting
+  mnist-lit read my_photos                            your own handwriting
   tensorboard --logdir lightning_logs                 the curves
 """
 
 COMPLETION = f"complete -o default -W '{' '.join(COMMANDS)}' mnist-lit"
-"""What bash is told, and zsh, which understands bash's way once it is asked to."""
+"""For bash, and for zsh after it has loaded bash's completion."""
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command line, `sys.argv` by default.
-
-    Raises:
-        SystemExit: The command line is at fault, or asked for help; or the process was told to end.
-    """
+    """Run a command line, `sys.argv` by default."""
     command, *options = (sys.argv[1:] if args is None else args) or ["--help"]
     if command in ("-h", "--help"):
         print(HELP, end="")
@@ -53,13 +49,13 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(f"mnist-lit: error: there is no command {command!r}; choose from {', '.join(COMMANDS)}.")
     else:
         try:
-            with stoppable():
+            with stop_on_signals():
                 given = parse(command, options)
-                # imported only now: torch and Lightning take seconds
+                # imported late, because torch and Lightning take ten seconds
                 run: Callable[[argparse.Namespace | list[str]], object] = import_module(COMMANDS[command][0]).main
                 run(given)
         except UserError as error:
             sys.exit(f"mnist-lit: error: {error}")
-        except OSError as error:  # a folder that cannot be written, a full disk
+        except OSError as error:  # such as a full disk or missing permissions
             named = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-            sys.exit(f"mnist-lit: error: {named}{error.strerror or error}. What was kept before is as it was.")
+            sys.exit(f"mnist-lit: error: {named}{error.strerror or error}. Existing files are unchanged.")

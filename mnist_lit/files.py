@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, whenever the process or the machine ends."""
+"""Atomic writes, new folders and locks: safe against crashes and against other processes."""
 
 import contextlib
 import errno
@@ -9,58 +9,66 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where nothing is locked
+except ImportError:  # Windows has no file locks of this kind; nothing is locked there
     fcntl = None  # type: ignore[assignment]
 
-PARTIAL = ".partial"
-"""What is added to the name of a file that is being written; one that was left is written over by the next."""
+LOGS = "lightning_logs"
+"""Folder of all runs."""
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file so that its name always stands for the whole of what it held before, or of what it holds now.
+def project_path(path: str) -> Path:
+    """A file that is part of the project: inside the installed package, or in the checkout."""
+    package = Path(__file__).parent
+    return package / path if (package / path).exists() else package.parent / path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that its path always holds either the complete old content or the complete new content.
+
+    The content is written to `<name>.partial` in the same folder, synced to the disk, read back and then renamed.
 
     Raises:
-        OSError: It cannot be written, or reads back otherwise than it was written; it is then as before.
+        OSError: The file cannot be written, or the disk returns other content; an existing file is unchanged.
     """
-    partial = path.with_name(path.name + PARTIAL)  # beside it: only within a file system is a move atomic
+    partial = path.with_name(path.name + ".partial")  # in the same folder: a move between file systems is not atomic
     try:
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if partial.read_bytes() != content:
-            raise OSError(errno.EIO, "what was written reads back otherwise", str(path))
+            raise OSError(errno.EIO, "the disk returned other content than was written", str(path))
         partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened
+    if os.name == "posix":  # other systems cannot open a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(folder)  # saves the new name, too
         finally:
             os.close(folder)
 
 
 def new_version(parent: Path) -> int:
-    """The number N of a new folder version_N, made for this process alone.
+    """Create the next folder `version_N` and return N; processes that start together get different ones.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The folder cannot be created.
     """
     parent.mkdir(parents=True, exist_ok=True)
     names = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
     for number in itertools.count(max((int(name) for name in names if name.isdecimal()), default=-1) + 1):
-        with contextlib.suppress(FileExistsError):  # another process was quicker
+        with contextlib.suppress(FileExistsError):  # another process was faster
             (parent / f"version_{number}").mkdir()
             break
     return number
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process has locked the folder, and lock it; the lock ends with the process.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Wait for an exclusive lock on a folder; it ends with the context or with the process.
 
     Raises:
         OSError: The folder cannot be opened.
@@ -73,7 +81,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"Waiting for another process that works in {folder}")
+            print(f"Waiting for another process that uses {folder}")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

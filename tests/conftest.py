@@ -1,3 +1,5 @@
+"""Fixtures: a tiny MNIST, the command line in this process, and the end of all started processes."""
+
 import gzip
 import hashlib
 import os
@@ -9,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.commands import SMALL, TEST, TRAIN
+from helpers import processes
+from helpers.commands import SMALL, TEST, TRAIN, Main
 
 from mnist_lit import cli
 from mnist_lit.data import official
@@ -19,9 +22,24 @@ torch.set_num_threads(1)  # more are slower on data so small
 OFFICIAL = official.OFFICIAL
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time before they fail."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))
+
+
+@pytest.fixture(autouse=True)
+def kill_started_processes() -> Iterator[None]:
+    """Kill the processes that a test leaves running, also when it fails."""
+    earlier = set(processes.STARTED)
+    yield
+    processes.kill(*(processes.STARTED.keys() - earlier))
+
+
 @pytest.fixture(scope="session")
 def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of MNIST in the official format, but tiny, while the official sizes and checksums are those of it."""
+    """A folder of MNIST in the official format, but tiny, whose sizes and checksums are the official ones meanwhile."""
     folder = tmp_path_factory.mktemp("mnist") / "MNIST" / "raw"
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -30,7 +48,7 @@ def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         labels = (np.arange(count) % 10).astype(np.uint8)
         generator.shuffle(labels)
         images = generator.integers(0, 60, (count, 28, 28), dtype=np.uint8)
-        for image, label in zip(images, labels, strict=True):  # a square whose place tells the digit
+        for image, label in zip(images, labels, strict=True):  # the place of a square shows the digit
             row, column = 4 + 10 * (label // 5), 2 + 5 * (label % 5)
             image[row : row + 8, column : column + 4] = 255
         for kind, array in (("images", images), ("labels", labels)):
@@ -44,20 +62,37 @@ def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def main(tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """The real `main`, in an empty folder where `data` is the tiny MNIST, with defaults that suit it."""
+def main(tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
+    """Runs a command line in an empty working folder, where `data` is the tiny MNIST, with options that suit it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("UV", raising=False)
     (tmp_path / "data").symlink_to(tiny_mnist)
 
     def run(line: str) -> None:
-        command, *given = shlex.split(line)
+        command, *args = shlex.split(line)
         if command in ("fit", "compare", "search"):
-            recipes = list(takewhile(lambda arg: not arg.startswith("-"), given))  # these come first
-            given = [*recipes, *SMALL, *given[len(recipes) :]]
-        cli.main([command, *given])
+            recipes = list(takewhile(lambda arg: not arg.startswith("-"), args))  # these come first
+            args = [*recipes, *SMALL, *args[len(recipes) :]]
+        cli.main([command, *args])
 
     return run
+
+
+@pytest.fixture
+def fit_args(tiny_mnist: Path) -> list[str]:
+    """A fit of 4 epochs of 25 steps, for a process of its own."""
+    return ["fit", *SMALL, "--data.batch_size=10", "--trainer.max_epochs=4", f"--data.data_dir={tiny_mnist}"]
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Prints a line that pytest does not capture."""
+
+    def line(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n    {text}")
+
+    return line
 
 
 @pytest.fixture

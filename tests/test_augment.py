@@ -1,3 +1,5 @@
+"""Random distortions of a batch."""
+
 import math
 
 import pytest
@@ -10,7 +12,7 @@ from mnist_lit.augment import RandomAffineBatch, affine
 
 
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (20, 32)])
-def test_affine_equals_torchvision_s_image_by_image(height: int, width: int) -> None:
+def test_affine_equals_torchvision_for_each_image(height: int, width: int) -> None:
     images = torch.rand(4, 1, height, width)
     degrees, scale = [0.0, 10.0, -25.0, 7.0], [1.0, 0.8, 1.2, 1.0]
     right, down = [2, 0, -3, 1], [0, 4, 1, -2]  # torchvision shifts by whole pixels
@@ -34,7 +36,7 @@ def test_amounts_of_zero_change_nothing() -> None:
     torch.testing.assert_close(result, images.float(), atol=1e-3, rtol=0)
 
 
-def test_each_image_has_its_own_draw_and_a_seed_repeats_it() -> None:
+def test_each_image_is_distorted_differently_and_a_seed_repeats_it() -> None:
     images = torch.zeros(3, 1, 28, 28)
     images[:, :, 8:20, 12:16] = 255
     torch.manual_seed(0)
@@ -47,6 +49,6 @@ def test_each_image_has_its_own_draw_and_a_seed_repeats_it() -> None:
 
 
 @pytest.mark.parametrize("options", [{"degrees": -1}, {"translate": -0.1}, {"scale": 1.0}])
-def test_amounts_out_of_bounds_are_refused(options: dict[str, float]) -> None:
+def test_amount_out_of_bounds_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         RandomAffineBatch(**options)

@@ -1,3 +1,5 @@
+"""The networks of the specification."""
+
 import copy
 
 import pytest
@@ -11,22 +13,22 @@ COUNTS: dict[type[nn.Module], int] = {DS_CNN_V1: 5_226, DS_CNN_V2: 4_070, DS_CNN
 
 @pytest.mark.parametrize("backbone", COUNTS)
 @pytest.mark.parametrize("options", [{}, {"dilation": 2}, {"dropout": 0.2}, {"dropout": (0.1, 0.2)}])
-def test_parameters_are_the_specification_s(backbone: type[nn.Module], options: dict[str, object]) -> None:
+def test_parameter_count_is_that_of_the_specification(backbone: type[nn.Module], options: dict[str, object]) -> None:
     network = backbone(**options)
     assert sum(weights.numel() for weights in network.parameters() if weights.requires_grad) == COUNTS[backbone]
     assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 31), (13, 9), (28, 28), (40, 64)])
-def test_any_size_from_8_px(height: int, width: int) -> None:
+def test_any_input_from_8_px_is_accepted(height: int, width: int) -> None:
     assert DS_CNN_V2(dilation=2)(torch.randn(3, 1, height, width)).shape == (3, 10)
 
 
-def test_outputs_and_gradients_equal_the_order_relu_then_pool() -> None:
+def test_pool_before_relu_equals_relu_before_pool() -> None:
     network = DS_CNN_V1()
     reference = copy.deepcopy(network)
 
-    def usual_order(images: Tensor) -> Tensor:
+    def relu_before_pool(images: Tensor) -> Tensor:
         for block in (reference.block1, reference.block2):
             conv, norm, pool, relu, _ = block
             images = pool(relu(norm(conv(images))))
@@ -34,7 +36,7 @@ def test_outputs_and_gradients_equal_the_order_relu_then_pool() -> None:
         return logits
 
     images, labels = torch.randn(8, 1, 28, 28), torch.arange(8)
-    ours, theirs = network(images), usual_order(images)
+    ours, theirs = network(images), relu_before_pool(images)
     assert torch.equal(ours, theirs)
     for logits in (ours, theirs):
         nn.functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]

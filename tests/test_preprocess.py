@@ -1,3 +1,5 @@
+"""Preprocessing equals its definition, pixel by pixel."""
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ def strokes(slant: float = 0.0, shift: int = 0) -> Tensor:
 
 
 def moments(image: Tensor) -> tuple[float, float, float, float, float]:
-    """Mean column and row, slant, deviation of column (once unslanted) and of row, one pixel after the other."""
+    """Mean column and row, slant, standard deviation of column (without the slant) and of row, by plain loops."""
     pixels = [(x, y, float(image[y, x])) for y in range(28) for x in range(28)]
     mass = sum(value for _, _, value in pixels)
     mean_x = sum(x * value for x, _, value in pixels) / mass
@@ -30,7 +32,7 @@ def moments(image: Tensor) -> tuple[float, float, float, float, float]:
 
 
 def slow_straighten(image: Tensor, deskew: bool, center: bool, rescale: bool) -> Tensor:
-    """The definition, one output pixel after the other, by bilinear interpolation in a black surrounding."""
+    """The definition by plain loops, with bilinear interpolation and black pixels outside of the image."""
     mean_x, mean_y, slant, deviation_x, deviation_y = moments(image)
     slant = slant if deskew else 0.0
     zoom_x = zoom_y = 1.0
@@ -61,7 +63,7 @@ def test_straighten_equals_its_definition(deskew: bool, center: bool, rescale: b
         torch.testing.assert_close(result, slow_straighten(image, deskew, center, rescale), atol=2e-4, rtol=0)
 
 
-def test_a_rescaled_digit_is_half_the_way_to_the_common_spread() -> None:
+def test_rescaled_digit_is_halfway_to_the_common_spread() -> None:
     ring = ((torch.arange(28.0) - 13.5) ** 2 + 4 * (torch.arange(28.0)[:, None] - 13.5) ** 2).sqrt() / 9
     image = torch.exp(-((ring - 1) ** 2) * 8)[None, None]
     *_, deviation_x, deviation_y = moments(image[0, 0])
@@ -70,17 +72,17 @@ def test_a_rescaled_digit_is_half_the_way_to_the_common_spread() -> None:
     assert rescaled_y == pytest.approx((deviation_y * 14 * SPREAD) ** 0.5, rel=0.02)
 
 
-def test_straighten_stands_a_slanted_stroke_upright_in_the_middle() -> None:
+def test_slanted_stroke_becomes_upright_and_centered() -> None:
     mean_x, mean_y, slant, *_ = moments(Straighten(True, True, False)(strokes(0.5, 3))[0, 0])
     assert (mean_x, mean_y) == pytest.approx((13.5, 13.5), abs=0.1)
     assert slant == pytest.approx(0, abs=0.02)
 
 
-def test_a_blank_image_stays_blank() -> None:
+def test_blank_image_stays_blank() -> None:
     assert torch.equal(Straighten(True, True, True)(torch.zeros(2, 1, 28, 28)), torch.zeros(2, 1, 28, 28))
 
 
-def test_pixels_are_scaled_and_normalised() -> None:
+def test_pixels_are_scaled_and_normalized() -> None:
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 28, 28)
     result = Preprocess(28)(images)
     expected = (torch.tensor([0, 0.2, 1]) - 0.1307) / 0.3081
@@ -96,14 +98,14 @@ def test_resizing_is_antialiased_bilinear(image_size: int) -> None:
     torch.testing.assert_close(result, (expected - 0.1307) / 0.3081, atol=1e-5, rtol=0)
 
 
-def test_weight_averaging_leaves_it_as_it_is() -> None:
+def test_weight_averaging_does_not_change_preprocessing() -> None:
     preprocess = Preprocess(18, rescale=True)
     averaged = AveragedModel(preprocess, avg_fn=get_ema_avg_fn(), use_buffers=True)  # type: ignore[no-untyped-call]
     for _ in range(50):
         averaged.update_parameters(preprocess)
     images = torch.randint(256, (20, 1, 28, 28))
     assert torch.equal(averaged(images), preprocess(images))
-    assert preprocess.to("meta").resize.is_meta  # it goes where the weights go
+    assert preprocess.to("meta").resize.is_meta  # moves with the weights
 
 
 def test_preprocessing_can_be_exported() -> None:

@@ -1,211 +1,139 @@
-"""How fast `mnist-lit fit` trains: beside a plain loop, the usual loader and the published training."""
+"""`mnist-lit benchmark`: the speed of `mnist-lit fit` beside other ways to train."""
 
 import argparse
 import json
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from itertools import pairwise
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from mnist_lit import UserError, files
-from mnist_lit.benchmark.clock import Clock
-from mnist_lit.benchmark.loops import Rounds, Widths, published_rate, tutorial_rate
-from mnist_lit.benchmark.report import Spread, figure, table
-from mnist_lit.checkpoints.io import LOGS, project_path
-from mnist_lit.data.batches import DigitDataset
-from mnist_lit.experiments.report import describe_environment
+from mnist_lit.benchmark.baselines import plain_loop, published_speed, tutorial_speed
+from mnist_lit.benchmark.report import spread, table
+from mnist_lit.benchmark.timing import EpochTimer, FitClock
+from mnist_lit.describe import describe_environment
+from mnist_lit.files import LOGS, project_path
 from mnist_lit.run.lightning_cli import DigitCLI, run
 
 BATCH_SIZES = (32, 64, 128, 512, 2048)
-IMAGE_COUNTS = (10_000, 30_000, 60_000, 120_000, 240_000)
-SHARED_BATCH_SIZES = (128, 512)
+
 RECIPES = ("ds_cnn_v1", "ds_cnn_v2", "ds_cnn_v3")
-TUTORIAL_BATCHES = 60
-"""Batches of the loader that hands out sample by sample: it is slow, and steady."""
 
-PROMISED = 0.9749
-"""The accuracy that the specification promises of DS_CNN_V1."""
+UNSUITABLE = ("--ckpt_path", "--trainer.devices", "--trainer.num_nodes")
+"""Options of `mnist-lit fit` that a benchmark cannot use, because it makes new runs in one process."""
 
 
-def main(options: argparse.Namespace) -> None:
-    """Run `mnist-lit benchmark` with its options.
-
-    Raises:
-        UserError: What was asked for cannot be done.
-    """
-    if any(flag.partition("=")[0] == "--ckpt_path" for flag in options.flags):
-        raise UserError("A benchmark trains anew: leave out --ckpt_path.")
-    if any(flag.partition("=")[0] in ("--trainer.devices", "--trainer.num_nodes") for flag in options.flags):
-        raise UserError("A benchmark chooses the processes itself: leave out --trainer.devices and num_nodes.")
-    parts: dict[str, Callable[[list[str], int], Any]] = {
-        "overhead": overhead, "others": others, "growth": growth, "processes": processes, "recipes": recipes
-    }  # fmt: skip
-    for part in options.names:
-        if part not in parts:
-            raise UserError(f"There is no part {part!r}; choose from {', '.join(parts)}.")
-    flags = ["--config", options.config or str(project_path("configs/ds_cnn_v1.yaml")), *options.flags]
-    folder = Path(LOGS) / "benchmark"
-    folder.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    path = folder / "benchmark.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    result["environment"] = describe_environment(device)
-    for part in options.names or parts:
-        result[part] = parts[part](flags, options.rounds)
-        files.write(path, (json.dumps(result, indent=2) + "\n").encode())
-    text = table(result)
-    files.write(folder / "benchmark.md", text.encode())
-    figure(result).savefig(folder / "benchmark.png", dpi=120)
-    print(f"\n{text}\n{folder}: benchmark.md, benchmark.json, benchmark.png")
-
-
-def overhead(flags: list[str], rounds: int) -> list[dict[str, Any]]:
-    """Images a second of the fit and of the plain loop, and their ratio, by batch size."""
+def overhead(flags: list[str], rounds: int, batch_sizes: Sequence[int] = BATCH_SIZES) -> list[dict[str, Any]]:
+    """Compare the fit with the plain loop, by batch size."""
     rows = []
-    for batch_size in BATCH_SIZES:
-        fit, timed = _rounds([*flags, f"--data.batch_size={batch_size}"], rounds + 1)
-        images = _images_of_an_epoch(fit)
-        ratios = [plain / ours for plain, ours in zip(timed.plain_s, timed.fit_s, strict=True)]
-        rows.append(
-            {
-                "model": type(fit.model.backbone).__name__,
-                "image_size": fit.model.preprocess.image_size,
-                "batch_size": batch_size,
-                "fit_images_per_s": spread([images / seconds for seconds in timed.fit_s[1:]]),
-                "plain_images_per_s": spread([images / seconds for seconds in timed.plain_s[1:]]),
-                "ratio": spread(ratios[1:]),
-                "validation_s": spread(timed.validation_s[1:]),
-            }
-        )
+    for batch_size in batch_sizes:
+        fit, epochs = _fit_in_turns([*flags, f"--data.batch_size={batch_size}"], rounds)
+        model = {"model": type(fit.model.backbone).__name__, "image_size": fit.model.preprocess.image_size}
+        figures = {key: spread([epoch[key] for epoch in epochs]) for key in epochs[0]}
+        rows.append(model | {"batch_size": batch_size} | figures)
     return rows
 
 
-def others(flags: list[str], rounds: int) -> dict[str, Any]:
-    """Images a second of the fit, at the recipe's input size and at 28 px as published, and of the usual ways."""
-    plain = ["--model.image_size=28", "--model.deskew=false", "--model.center=false", "--model.rescale=false"]
-    ways: dict[str, list[float]] = {}
+def others(flags: list[str], rounds: int, batches: int = 60) -> dict[str, Any]:
+    """Compare the fit, with the recipe's input and with plain images of 28 px, with the usual ways to train.
+
+    Raises:
+        UserError: The recipe's network is not one of the three.
+    """
+    plain = [f"--model.{option}" for option in ("image_size=28", "deskew=false", "center=false", "rescale=false")]
+    speeds: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
-        for name, changes in (("fit, recipe", []), ("fit, 28 px", [*plain, "--model.backbone.dilation=1"])):
-            fit, timed = _rounds([*flags, *changes], 2)
-            widths: Widths = getattr(fit.model.backbone, "widths", (0, 0))
-            if not any(widths):
-                raise UserError("The part `others` takes one of the three networks of the specification.")
-            images = _images_of_an_epoch(fit)
-            ways.setdefault(name, []).append(images / timed.fit_s[1])
-            ways.setdefault(name.replace("fit", "plain loop"), []).append(images / timed.plain_s[1])
-        data: DigitDataset = fit.datamodule.splits["train"]
-        with tempfile.TemporaryDirectory() as folder:
-            tutorial = tutorial_rate(data, widths, fit.datamodule.batch_size, TUTORIAL_BATCHES, folder)
-        ways.setdefault("per-sample loader", []).append(tutorial)
-        ways.setdefault("published", []).append(published_rate(data, widths, 2 * TUTORIAL_BATCHES))
+        for name, changes in (("recipe", []), ("28 px", [*plain, "--model.backbone.dilation=1"])):
+            fit, (epoch,) = _fit_in_turns([*flags, *changes], 1)
+            speeds[f"fit, {name}"].append(epoch["fit_images_per_s"])
+            speeds[f"plain loop, {name}"].append(epoch["plain_images_per_s"])
+        data, batch_size = fit.datamodule.splits["train"], fit.datamodule.batch_size
+        widths = getattr(fit.model.backbone, "widths", None)
+        if widths is None:
+            raise UserError("The part `others` needs one of the three networks of this project.")
+        speeds["per-sample loader"].append(tutorial_speed(data, widths, batch_size, batches))
+        speeds["published"].append(published_speed(data, widths, 2 * batches))
     return {
         "model": type(fit.model.backbone).__name__,
-        "batch_size": fit.datamodule.batch_size,
-        "images_per_s": {name: spread(rates) for name, rates in ways.items()},
+        "batch_size": batch_size,
+        "images_per_s": {name: spread(values) for name, values in speeds.items()},
         "ratios": {
-            f"{ours} / {theirs}": spread([a / b for a, b in zip(ways[ours], ways[theirs], strict=True)])
+            f"{ours} / {theirs}": spread([a / b for a, b in zip(speeds[ours], speeds[theirs], strict=True)])
             for ours in ("fit, recipe", "fit, 28 px")
             for theirs in ("per-sample loader", "published")
         },
     }
 
 
-def growth(flags: list[str], rounds: int) -> dict[str, Spread]:
-    """Seconds of an epoch by the number of training images."""
-    seconds: dict[str, list[float]] = {str(images): [] for images in IMAGE_COUNTS}
-    _rounds(flags, 1, f"--trainer.callbacks.images={IMAGE_COUNTS[0]}", "--trainer.callbacks.plain=false")  # warms up
-    for _ in range(rounds):
-        for images, measured in seconds.items():
-            _, timed = _rounds(flags, 1, f"--trainer.callbacks.images={images}", "--trainer.callbacks.plain=false")
-            measured += timed.fit_s
-    return {images: spread(measured) for images, measured in seconds.items()}
-
-
-def processes(flags: list[str], rounds: int) -> list[dict[str, Any]]:
-    """Images a second of epochs with their validation, of one process and of two, by batch size of each."""
-    rows = []
-    for batch_size in SHARED_BATCH_SIZES:
-        rates: dict[int, list[float]] = {1: [], 2: []}
-        for _ in range(rounds):
-            for count, measured in rates.items():
-                options = [f"--trainer.devices={count}", f"--data.batch_size={batch_size}", "--trainer.accelerator=cpu"]
-                timed = _timed_fit([*flags, *options, "--trainer.max_epochs=4"], os.environ | {"OMP_NUM_THREADS": "1"})
-                ends = [at for at, _ in timed["validations"]]
-                epochs_s = [end - start for start, end in pairwise(ends)]
-                measured.append(timed["train_images"] / statistics.median(epochs_s))
-        ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
-        row = {"one_images_per_s": spread(rates[1]), "two_images_per_s": spread(rates[2]), "ratio": spread(ratios)}
-        rows.append({"batch_size": batch_size} | row)
-    return rows
-
-
-def recipes(flags: list[str], _: int) -> list[dict[str, Any]]:
-    """A whole fit of each of the three recipes, and how long a bare import of LightningCLI takes before each."""
-    rows = []
-    for name in RECIPES:
-        start = time.time()
-        subprocess.run([sys.executable, "-c", "import lightning.pytorch.cli"], check=True)
-        bare_s = time.time() - start
-        start = time.time()
-        clock = _timed_fit(["--config", str(project_path(f"configs/{name}.yaml")), *flags[2:]])
-        passed = [at for at, accuracy in clock["validations"] if accuracy > PROMISED]
-        rows.append(
-            {
-                "model": name.upper(),
-                "bare_import_s": bare_s,
-                "first_step_s": clock["first_step"] - start,
-                "fit_s": clock["end"] - clock["first_step"],
-                "epochs": clock["epochs"],
-                "promised_s": passed[0] - clock["first_step"] if passed else None,
-                "peak_memory_gb": clock["peak_memory_gb"],
-            }
-        )
-    return rows
-
-
-def _timed_fit(flags: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """What the clock of a fit in a process of its own has written down.
+def recipes(flags: list[str], _: int, names: Sequence[str] = RECIPES) -> list[dict[str, Any]]:
+    """Time a whole fit of each recipe, in its own process.
 
     Raises:
-        UserError: It failed, and told why.
+        UserError: A fit fails.
     """
+    options = flags[2:]  # without --config and the recipe
+    rows = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "times.json"
+            recipe = ["--config", str(project_path(f"configs/{name}.yaml")), *options]
+            clock = [f"--trainer.callbacks+={FitClock.__module__}.FitClock", f"--trainer.callbacks.path={path}"]
+            clock.append(f"--trainer.callbacks.start={time.time()}")
+            command = [sys.executable, "-m", "mnist_lit", *_fit(folder, [*recipe, *clock])]
+            if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+                raise UserError(f"{' '.join(command)} failed.")
+            rows.append({"model": name.upper()} | json.loads(path.read_text()))
+    return rows
+
+
+PARTS: dict[str, Callable[[list[str], int], Any]] = {"overhead": overhead, "others": others, "recipes": recipes}
+"""Functions of the options of `mnist-lit fit` and the number of rounds."""
+
+
+def main(options: argparse.Namespace, parts: Mapping[str, Callable[[list[str], int], Any]] = PARTS) -> None:
+    """Run `mnist-lit benchmark`."""
+    for option in (flag.partition("=")[0] for flag in options.flags):
+        if option in UNSUITABLE:
+            raise UserError(f"A benchmark makes new runs in one process: leave out {option}.")
+    for name in options.names:
+        if name not in parts:
+            raise UserError(f"There is no part {name!r}; choose from {', '.join(parts)}.")
+    flags = ["--config", options.config or str(project_path("configs/ds_cnn_v1.yaml")), *options.flags]
+    folder = Path(LOGS) / "benchmark"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "benchmark.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    result["environment"] = describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    for name in options.names or parts:
+        result[name] = parts[name](flags, options.rounds)
+        files.write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
+    files.write_atomically(folder / "benchmark.md", table(result).encode())
+    print(f"\n{table(result)}\n{folder}: benchmark.md, benchmark.json")
+
+
+def _fit(folder: str, flags: list[str]) -> list[str]:
+    return ["fit", *flags, "--trainer.enable_model_summary=false", f"--trainer.default_root_dir={folder}"]
+
+
+def _fit_in_turns(flags: list[str], rounds: int) -> tuple[DigitCLI, list[dict[str, float]]]:
+    """Run a fit in turn with the plain loop, and return the speeds of its epochs after a first one to warm up."""
+    timer = EpochTimer(plain_loop)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "mnist_lit", *_fit(folder, flags, Clock)]
-        if subprocess.run(command, stdout=subprocess.DEVNULL, env=environment).returncode:
-            raise UserError(f"{' '.join(command)} failed.")
-        clock: dict[str, Any] = json.loads(next(Path(folder).glob("**/clock.json")).read_text())
-    return clock
-
-
-def _fit(folder: str, flags: list[str], callback: type[Callback], *settings: str) -> list[str]:
-    """The arguments of a fit in the folder, with the callback and its settings."""
-    timer = f"--trainer.callbacks+={callback.__module__}.{callback.__name__}"
-    options = ["--trainer.enable_model_summary=false", f"--trainer.default_root_dir={folder}"]
-    return ["fit", *flags, *options, timer, *settings]
-
-
-def _rounds(flags: list[str], epochs: int, *settings: str) -> tuple[DigitCLI, Rounds]:
-    """A fit of so many epochs, which are timed."""
-    with tempfile.TemporaryDirectory() as folder:
-        fit = run(_fit(folder, [*flags, f"--trainer.max_epochs={epochs}"], Rounds, *settings))
-    callbacks: list[Callback] = fit.trainer.callbacks  # type: ignore[attr-defined]
-    return fit, next(callback for callback in callbacks if isinstance(callback, Rounds))
-
-
-def _images_of_an_epoch(fit: DigitCLI) -> int:
+        fit = run(_fit(folder, [*flags, f"--trainer.max_epochs={rounds + 1}"]), callbacks=[timer])
     batches, data = int(fit.trainer.num_training_batches), fit.datamodule
-    return min(batches * int(data.batch_size), len(data.splits["train"]))
-
-
-def spread(values: list[float]) -> Spread:
-    """The median, the least and the most."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    images = min(batches * data.batch_size, len(data.splits["train"]))
+    return fit, [
+        {
+            "fit_images_per_s": images / epoch["fit"],
+            "plain_images_per_s": images / epoch["plain"],
+            "ratio": epoch["plain"] / epoch["fit"],
+            "validation_s": epoch["validation"],
+        }
+        for epoch in timer.epochs[1:]
+    ]

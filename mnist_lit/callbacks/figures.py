@@ -1,104 +1,65 @@
-"""What a run shows of itself in TensorBoard beside its curves: a small callback a thing."""
+"""The pictures and texts of a run in TensorBoard."""
 
 import warnings
-from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.seed import isolate_rng
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchvision.utils import make_grid
 
-from mnist_lit.callbacks.checkpointing import random_states, set_random_states
-from mnist_lit.callbacks.processes import gathered
-from mnist_lit.callbacks.record import hyper_parameters, tensorboard
+from mnist_lit.callbacks.processes import gather_objects
+from mnist_lit.callbacks.record import tensorboard
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data.datamodule import MNISTDataModule
-from mnist_lit.experiments.report import describe_environment, markdown, multiply_adds
+from mnist_lit.describe import describe_environment, markdown_table, multiply_adds, parameter_count
 
-PICTURED = 12
-"""Training images whose way to the network is pictured."""
+EXAMPLES = 12
+"""Training images that are drawn before and after preprocessing."""
 
-WORST = 36
-"""Test images that are pictured, of those that were misread, the most confident ones."""
-
-
-def pictures() -> list[Callback]:
-    """A callback for each thing that is shown."""
-    return [RunCard(), NetworkInput(), Filters(), ConfusionMatrix(), WorstErrors(), PrecisionRecall()]
+MISREAD = 36
+"""Misread test images that are drawn, those with the highest confidence first."""
 
 
-class RunCard(Callback):
-    """A text: the network, the recipe, the data and the hardware."""
+class FitFigures(Callback):
+    """Draw the settings, the input of the network, and the first filters before and after training."""
+
+    def __init__(self) -> None:
+        self.examples: Tensor | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, MNISTDataModule):  # another callback may replace the images by their prepared form
+            self.examples = data.splits["train"].images[:EXAMPLES].clone()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it."""
-        logger, data = tensorboard(trainer), getattr(trainer, "datamodule", None)
+        logger = tensorboard(trainer)
         if logger is None or not isinstance(pl_module, DigitClassifier):
             return
-        facts = hyper_parameters(trainer, pl_module) | {"multiply-adds an image": multiply_adds(pl_module)}
-        if isinstance(data, MNISTDataModule):
-            facts |= {f"{split} images": count for split, count in data.record()["images"].items()}
-        facts["hardware and versions"] = describe_environment(pl_module.device)
-        rows = [[name, f"{value:,}" if isinstance(value, int) else str(value)] for name, value in facts.items()]
-        logger.experiment.add_text("run", markdown([["", "this run"], *rows]))
-
-
-class NetworkInput(Callback):
-    """Training images as they are, as the network is given them and, if there is one, after the augmentation."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw them."""
-        logger, data = tensorboard(trainer), getattr(trainer, "datamodule", None)
-        if logger and isinstance(pl_module, DigitClassifier) and isinstance(data, MNISTDataModule):
-            logger.experiment.add_figure("train/images", _stages(pl_module, data.splits["train"].images[:PICTURED]))
-
-
-class Filters(Callback):
-    """The filters of the first convolution, before and after the training, black for the lowest weight of each."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw those that training begins with, and not those that a resumed run goes on with."""
-        if trainer.ckpt_path is None:
-            self._draw(trainer, pl_module)
+        logger.experiment.add_text("run", _settings_table(trainer, pl_module))
+        if self.examples is not None:
+            logger.experiment.add_figure("pictures/network_input", draw_preprocessing(pl_module, self.examples))
+        if trainer.ckpt_path is None:  # a resumed run has drawn them
+            _draw_filters(logger, pl_module, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw those that training ends with."""
-        self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, model: LightningModule) -> None:
         logger = tensorboard(trainer)
-        first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-        if logger is None or first is None:
-            return
-        weights = first.weight.detach()[:, :1].cpu()  # (width, 1, 3, 3)
-        large = weights.repeat_interleave(40, dim=2).repeat_interleave(40, dim=3)
-        grid = make_grid(large, nrow=6, padding=8, normalize=True, scale_each=True, pad_value=0.5)
-        logger.experiment.add_image("filters/first_convolution", grid, trainer.global_step)
+        if logger:
+            _draw_filters(logger, pl_module, trainer.global_step)
 
 
-class ConfusionMatrix(Callback):
-    """How often each digit of the test set was read as each."""
+class TestFigures(Callback):
+    """Draw the confusion matrix, the misread images and the precision-recall curves of the test set."""
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw it."""
-        logger = tensorboard(trainer)
-        if logger is None or not isinstance(pl_module, DigitClassifier):
-            return
-        with warnings.catch_warnings(action="ignore"):  # numpy's, of how matplotlib reads torchmetrics' tensor
-            figure, _ = pl_module.metrics.confusion.plot(cmap="Blues")
-        figure.gca().set(xlabel="read as", ylabel="digit", title="Test images")
-        logger.experiment.add_figure("test/confusion_matrix", figure, pl_module.last_step)
-
-
-class _Tested(Callback, ABC):
-    """Keeps what the test gives, for what is shown of it at its end."""
+    __test__ = False  # the name looks like a test class to pytest
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier test."""
         self.batches: list[tuple[Tensor, ...]] = []
 
     def on_test_batch_end(
@@ -110,83 +71,114 @@ class _Tested(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what is needed of a batch."""
         if trainer.logger and isinstance(outputs, Tensor):
             images, labels = batch
-            kept = self.needed(images, labels, outputs.detach().float().softmax(dim=1))
-            self.batches.append(tuple(part.cpu() for part in kept))
-
-    @abstractmethod
-    def needed(self, images: Tensor, labels: Tensor, probabilities: Tensor) -> tuple[Tensor, ...]:
-        """What is needed of images (N, 1, 28, 28), labels (N,) and probabilities (N, 10)."""
+            probabilities = outputs.detach().float().softmax(dim=1)
+            misread = images[probabilities.argmax(dim=1) != labels]  # all images would take too much memory
+            self.batches.append((labels.cpu(), probabilities.cpu(), misread.cpu()))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what was needed of the whole test, of all processes."""
-        batches = [batch for share in gathered(self.batches) for batch in share]
+        batches = [batch for process in gather_objects(self.batches) for batch in process]
         self.batches = []
         logger = tensorboard(trainer)
-        if logger and batches and isinstance(pl_module, DigitClassifier):
-            self.draw(logger, [torch.cat(part) for part in zip(*batches, strict=True)], pl_module.last_step)
-
-    @abstractmethod
-    def draw(self, logger: TensorBoardLogger, tested: list[Tensor], step: int) -> None:
-        """Draw it into the log, at a training step."""
-
-
-class WorstErrors(_Tested):
-    """The test images that were misread most confidently."""
-
-    def needed(self, images: Tensor, labels: Tensor, probabilities: Tensor) -> tuple[Tensor, ...]:
-        """Those that were misread, their labels, what they were read as and how confidently."""
-        confidences, guesses = probabilities.max(dim=1)
-        wrong = guesses != labels
-        return images[wrong], labels[wrong], guesses[wrong], confidences[wrong]
-
-    def draw(self, logger: TensorBoardLogger, tested: list[Tensor], step: int) -> None:
-        """Draw them, with the truth and what was read."""
-        images, labels, guesses, confidences = tested
-        worst = confidences.argsort(descending=True)[:WORST]
-        figure = Figure(figsize=(6.4, 7.2), layout="constrained")
-        axes = figure.subplots()
-        axes.axis("off")
-        axes.set_title(f"{len(worst)} of {len(images)} misread: digit → read as, confidence")
-        mosaic = np.ones((6 * 38, 6 * 34))
-        for place, index in enumerate(worst.tolist()):
-            top, left = place // 6 * 38, place % 6 * 34
-            mosaic[top : top + 28, left : left + 28] = images[index, 0] / 255
-            text = f"{labels[index]} → {guesses[index]}, {confidences[index]:.0%}"
-            axes.text(left + 14, top + 29, text, ha="center", va="top", fontsize=10)  # shown at half its size
-        axes.imshow(mosaic, cmap="gray", vmin=0, vmax=1)
-        logger.experiment.add_figure("test/most_confidently_misread", figure, step)
-
-
-class PrecisionRecall(_Tested):
-    """For each digit, how many of the test images read as it are it, by how many of its images are found."""
-
-    def needed(self, images: Tensor, labels: Tensor, probabilities: Tensor) -> tuple[Tensor, ...]:
-        """Labels and probabilities."""
-        return labels, probabilities
-
-    def draw(self, logger: TensorBoardLogger, tested: list[Tensor], step: int) -> None:
-        """Write the curves."""
-        labels, probabilities = tested
+        if logger is None or not batches:
+            return
+        labels, probabilities, images = (torch.cat(part) for part in zip(*batches, strict=True))
+        step = getattr(logger, "step", None)
+        logger.experiment.add_figure("pictures/confusion_matrix", draw_confusion(labels, probabilities), step)
+        logger.experiment.add_figure("pictures/misread", draw_misread(labels, probabilities, images), step)
         for digit in range(10):
-            found = labels == digit, probabilities[:, digit]
-            logger.experiment.add_pr_curve(f"test/digit_{digit}", *found, global_step=step)
+            is_digit, probability = labels == digit, probabilities[:, digit]
+            logger.experiment.add_pr_curve(f"precision_recall/{digit}", is_digit, probability, global_step=step)
+
+
+def _settings_table(trainer: Trainer, model: DigitClassifier) -> str:
+    """The network, its settings, the data and the hardware as a Markdown table."""
+    facts: dict[str, Any] = {
+        "model": type(model.backbone).__name__,
+        "parameters": parameter_count(model),
+        "multiply-adds per image": multiply_adds(model),
+        "epochs": trainer.max_epochs,
+    }
+    for name, value in model.hparams.items():
+        if isinstance(value, dict) and "class_path" in value:
+            if name != "backbone":  # listed as the model above
+                facts[name] = value["class_path"].rpartition(".")[2]
+            facts |= {f"{name}.{key}": argument for key, argument in value.get("init_args", {}).items()}
+        elif not name.startswith("_"):
+            facts[name] = value
+    data = getattr(trainer, "datamodule", None)
+    if isinstance(data, MNISTDataModule):
+        facts |= {"source": data.source, "batch_size": data.batch_size}
+        facts |= {f"{split} images": len(dataset) for split, dataset in data.splits.items()}
+    facts["hardware and versions"] = describe_environment(model.device)
+    return markdown_table([["", "this run"], *([name, _text(value)] for name, value in facts.items())])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @torch.no_grad()
-def _stages(model: DigitClassifier, images: Tensor) -> Figure:
-    """A picture of images (N, 1, 28, 28), a column each, as they go from the data to the backbone."""
+def draw_preprocessing(model: DigitClassifier, images: Tensor) -> Figure:
+    """Images (N, 1, 28, 28) in columns: raw, as the network's input and, if there is an augmentation, augmented."""
     stages = {"MNIST": images, "network's input": model.preprocess(images)}
     if model.augment:
-        before = random_states()  # what is drawn for a picture changes no run
-        augmented = model.augment(model.preprocess.prepare(images))
-        set_random_states(before)
-        stages["network's input in training, augmented"] = model.preprocess.normalise(augmented)
+        with isolate_rng():  # the picture must not change the run
+            augmented = model.augment(model.preprocess.prepare(images))
+        stages["network's input in training, augmented"] = model.preprocess.normalize(augmented)
     figure = Figure(figsize=(len(images), len(stages) + 0.5), layout="constrained")
     for axes, (name, stage) in zip(figure.subplots(len(stages)), stages.items(), strict=True):
         axes.imshow(torch.cat(list(stage.squeeze(1)), dim=1).float().cpu().numpy(), cmap="gray")
         axes.set(xticks=[], yticks=[])
         axes.set_title(name, loc="left", fontsize="medium")
+    return figure
+
+
+def _draw_filters(logger: TensorBoardLogger, model: LightningModule, step: int) -> None:
+    """Draw the filters of the first convolution, each with its lowest weight black and its highest white."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        return
+    weights = first.weight.detach()[:, :1].cpu()  # (width, 1, 3, 3)
+    large = weights.repeat_interleave(40, dim=2).repeat_interleave(40, dim=3)
+    grid = make_grid(large, nrow=6, padding=8, normalize=True, scale_each=True, pad_value=0.5)
+    logger.experiment.add_image("pictures/filters", grid, step)
+
+
+def draw_confusion(labels: Tensor, probabilities: Tensor) -> Figure:
+    """The confusion matrix of labels (N,) and probabilities (N, 10)."""
+    # not the metric's compute: it would wait for the other processes, which do not draw
+    counts = multiclass_confusion_matrix(probabilities, labels, num_classes=10)
+    with warnings.catch_warnings(action="ignore"):  # NumPy's, about how matplotlib reads the tensor
+        figure: Figure = MulticlassConfusionMatrix(10).plot(counts, cmap="Blues")[0]
+    figure.gca().set(xlabel="predicted digit", ylabel="true digit", title="Test images")
+    return figure
+
+
+def draw_misread(labels: Tensor, probabilities: Tensor, images: Tensor) -> Figure:
+    """The misread images with the highest confidence.
+
+    Args:
+        labels: Of all N images, (N,).
+        probabilities: Of all N images, (N, 10).
+        images: The M misread ones in the same order, uint8 (M, 1, 28, 28).
+    """
+    confidences, digits = probabilities.max(dim=1)
+    wrong = digits != labels
+    labels, digits, confidences = labels[wrong], digits[wrong], confidences[wrong]
+    chosen = confidences.argsort(descending=True)[:MISREAD]
+    figure = Figure(figsize=(6.4, 7.2), layout="constrained")
+    axes = figure.subplots()
+    axes.axis("off")
+    axes.set_title(f"{len(chosen)} of {len(images)} misread: true digit → predicted, confidence")
+    mosaic = np.ones((6 * 38, 6 * 34))
+    for place, index in enumerate(chosen.tolist()):
+        top, left = place // 6 * 38, place % 6 * 34
+        mosaic[top : top + 28, left : left + 28] = images[index, 0] / 255
+        text = f"{labels[index]} → {digits[index]}, {confidences[index]:.0%}"
+        axes.text(left + 14, top + 29, text, ha="center", va="top", fontsize=10)
+    axes.imshow(mosaic, cmap="gray", vmin=0, vmax=1)
     return figure

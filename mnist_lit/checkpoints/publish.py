@@ -1,20 +1,34 @@
-"""Publish weights: a file to give away, in a format that holds nothing that could run."""
+"""Publish a checkpoint's weights and settings as a safetensors file, which cannot contain code."""
 
 import argparse
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
-from mnist_lit import UserError, files
-from mnist_lit.checkpoints.io import find, load, pack
+import safetensors.torch
+
+from mnist_lit import UserError
+from mnist_lit.checkpoints.find import find_checkpoint
+from mnist_lit.checkpoints.io import SETTINGS, load, split_header
+from mnist_lit.files import write_atomically
 
 
 def main(options: argparse.Namespace) -> None:
-    """Run `mnist-lit publish` with its options.
+    """Run `mnist-lit publish` with its options."""
+    target = Path(options.target)
+    if target.suffix != ".safetensors":
+        raise UserError(f"{target}: the name of the file must end with .safetensors.")
+    content = pack_safetensors(load(find_checkpoint(options.checkpoint)))
+    write_atomically(target, content)
+    print(f"{target}: {len(content):,} bytes. To test it: mnist-lit test --ckpt_path {target}")
 
-    Raises:
-        UserError: The checkpoint cannot be read, or the file not be written.
-    """
-    if Path(options.target).suffix != ".safetensors":
-        raise UserError(f"{options.target}: the name must end with .safetensors, by which such a file is known.")
-    content = pack(load(find(options.checkpoint)))
-    files.write(Path(options.target), content)
-    print(f"{options.target}: {len(content):,} bytes; mnist-lit test --ckpt_path {options.target}")
+
+def pack_safetensors(checkpoint: dict[str, Any]) -> bytes:
+    """The weights and settings of a checkpoint as a safetensors file, without the state that resuming needs."""
+    weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint["state_dict"].items()}
+    keys = ("global_step", "pytorch-lightning_version", *SETTINGS.values())
+    text = json.dumps({key: checkpoint[key] for key in keys if key in checkpoint})
+    _, data = split_header(safetensors.torch.save(weights))
+    checksum = hashlib.sha256(text.encode() + data).hexdigest()
+    return safetensors.torch.save(weights, {"format": "pt", "mnist_lit": text, "sha256": checksum})

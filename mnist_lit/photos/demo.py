@@ -1,4 +1,4 @@
-"""A page to draw a digit on, or to drop a photo of one, on this machine alone."""
+"""`mnist-lit demo`: a web page, served to this machine only, that reads drawings and photos of digits."""
 
 import argparse
 import io
@@ -10,51 +10,52 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mnist_lit import UserError
-from mnist_lit.checkpoints.io import find, project_path
-from mnist_lit.classifier import DigitClassifier, load_classifier
+from mnist_lit.checkpoints.find import find_checkpoint
+from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import REFERENCE
+from mnist_lit.extras import require
+from mnist_lit.files import project_path
+from mnist_lit.run.restore import load_classifier
 
-try:
-    import cv2  # noqa: F401  what pictures are read with
-except ModuleNotFoundError as error:
-    raise UserError("mnist-lit demo needs OpenCV: uv run --extra demo mnist-lit demo") from error
-
-from mnist_lit.photos.ink import UnreadableError
-from mnist_lit.photos.mnist_form import digit_of, mnist_form, open_picture
+require("demo", "demo", "cv2")
+from mnist_lit.photos.mnist_form import drawing_to_digit, photo_to_digit  # noqa: E402
+from mnist_lit.photos.pictures import UnreadableError, open_picture  # noqa: E402
 
 MAX_BYTES = 64_000_000
-"""Of the largest file that is taken."""
+"""Size of the largest upload that is accepted."""
 
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src data: blob:; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 )
-"""What the page may ask for: nothing from anywhere else."""
+"""Content security policy: the page may request nothing from other servers."""
 
 
 def main(options: argparse.Namespace) -> None:
-    """Run `mnist-lit demo` with its options, until Ctrl-C.
-
-    Raises:
-        UserError: The checkpoint cannot be read, or the port is taken.
-        SystemExit: The arguments are at fault, or ask for help; or Ctrl-C has ended it.
-    """
-    checkpoint = find(options.ckpt_path) if options.ckpt_path else project_path(REFERENCE)
+    """Serve the page until Ctrl-C."""
+    checkpoint = find_checkpoint(options.ckpt_path) if options.ckpt_path else project_path(REFERENCE)
     model, _ = load_classifier(checkpoint, options.trust)
-    try:
-        server = ThreadingHTTPServer(("127.0.0.1", options.port), partial(Handler, model))
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--port {options.port} cannot be used ({error}): give another, or 0 for any.") from error
-    with server:
-        print(f"Draw a digit at http://127.0.0.1:{server.server_port} (Ctrl-C ends this)", flush=True)
+    with start_server(model, options.port) as server:
+        print(f"Draw a digit at http://127.0.0.1:{server.server_port} (Ctrl-C stops the server)", flush=True)
         server.serve_forever()
 
 
+def start_server(model: DigitClassifier, port: int) -> ThreadingHTTPServer:
+    """Bind a server for the page to a port of 127.0.0.1; 0 means any free one.
+
+    Raises:
+        UserError: The port cannot be used.
+    """
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, model))
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--port {port} cannot be used ({error}); choose another, or 0 for any free one.") from error
+
+
 class Handler(BaseHTTPRequestHandler):
-    """Serves the page, and reads the pictures that it sends."""
+    """Serves the page, and answers the pictures that it posts."""
 
     def __init__(self, model: DigitClassifier, *args: Any) -> None:
         self.model = model
@@ -64,45 +65,44 @@ class Handler(BaseHTTPRequestHandler):
         """Send the page."""
         if self.path != "/":
             self.send_error(HTTPStatus.NOT_FOUND)
-        elif self._is_asked_here():
+        elif self._check_origin():
             self._send("text/html; charset=utf-8", Path(__file__).with_suffix(".html").read_bytes())
 
     def do_POST(self) -> None:
-        """Answer a picture with probabilities (10) and pixels (784), or with why there are none."""
-        told = self.headers.get("Content-Length", "")
-        length = int(told) if re.fullmatch("[0-9]{1,9}", told) else 0
-        if self.path not in ("/drawing", "/photo") or not 0 < length <= MAX_BYTES:
+        """Answer a picture as JSON: `probabilities` (10) and `pixels` (784), or `error`."""
+        length = self.headers.get("Content-Length", "")
+        size = int(length) if re.fullmatch("[0-9]{1,9}", length) else 0
+        if self.path not in ("/drawing", "/photo") or not 0 < size <= MAX_BYTES:
             self.send_error(HTTPStatus.BAD_REQUEST)
-        elif self._is_asked_here():
-            answer = read(self.model, self.rfile.read(length), self.path == "/drawing")
+        elif self._check_origin():
+            answer = read_digit(self.model, self.rfile.read(size), is_drawing=self.path == "/drawing")
             self._send("application/json", json.dumps(answer).encode())
 
-    def _is_asked_here(self) -> bool:
-        """Whether it is asked by this page or the address bar, and not by another page or a name that it has given."""
+    def _check_origin(self) -> bool:
+        """Refuse requests of other pages, also of those whose host name was pointed at this machine."""
         port, host, origin = self.connection.getsockname()[1], self.headers.get("Host"), self.headers.get("Origin")
         if host in (f"127.0.0.1:{port}", f"localhost:{port}") and origin in (None, f"http://{host}"):
             return True
         self.send_error(HTTPStatus.FORBIDDEN)
         return False
 
-    def _send(self, kind: str, body: bytes) -> None:
+    def _send(self, content_type: str, body: bytes) -> None:
         self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", kind)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Security-Policy", POLICY)
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name it is called by
-        """Nothing: the terminal is not told of each stroke."""
+    def log_message(self, *args: Any) -> None:
+        """Log nothing: the page sends a request for each stroke."""
 
 
-def read(model: DigitClassifier, file: bytes, is_drawing: bool) -> dict[str, Any]:
-    """What the model reads in a picture file; in a drawing all that is black belongs to the digit."""
+def read_digit(model: DigitClassifier, file: bytes, is_drawing: bool) -> dict[str, Any]:
+    """Read the digit in a picture file, and return what the page shows."""
     try:
         image = open_picture(io.BytesIO(file))
-        ink = 1 - np.asarray(image.convert("L")) / 255
-        pixels = mnist_form(ink, threshold=0.5) if is_drawing else digit_of(image)
+        pixels = drawing_to_digit(image) if is_drawing else photo_to_digit(image)
     except UnreadableError as error:
         return {"error": f"No answer: {error}."}
     with torch.inference_mode():

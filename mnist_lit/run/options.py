@@ -1,74 +1,66 @@
-"""How the options of fit, validate, test and predict are read, and how a mistake in them is told."""
+"""Options of fit, validate, test and predict: their help, their checks, and errors in one line."""
 
+import contextlib
 import difflib
 import inspect
-import json
+import math
 import re
-from collections.abc import Callable
-from itertools import pairwise, zip_longest
+import traceback
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mnist_lit import augment, backbones
-from mnist_lit.checkpoints import trust
+from mnist_lit import UserError, augment, backbones
+from mnist_lit.checkpoints.trust import refusal
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import CHECKPOINT
 from mnist_lit.data.datamodule import MNISTDataModule
 
-_PARTS: dict[str, Callable[..., object]] = {"model": DigitClassifier, "data": MNISTDataModule, "trainer": Trainer}
+DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
+"""jsonargparse's message about a class that is not trusted."""
 
-_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value|\n|$)")
+_GROUPS: dict[str, Callable[..., object]] = {"model": DigitClassifier, "data": MNISTDataModule, "trainer": Trainer}
+
+_BOUNDS: dict[str, tuple[float, float, str]] = {
+    "seed_everything": (0, 2**32 - 1, "from 0 to 4294967295"),
+    "trainer.accumulate_grad_batches": (1, math.inf, "1 or more"),
+    "trainer.check_val_every_n_epoch": (1, math.inf, "1 or more"),
+    "trainer.gradient_clip_val": (0, math.inf, "0 or more"),
+    "trainer.log_every_n_steps": (0, math.inf, "0 or more"),
+    "trainer.num_nodes": (1, math.inf, "1 or more"),
+    "trainer.num_sanity_val_steps": (-1, math.inf, "-1 (all) or more"),
+}
+"""Numbers that Lightning (2.6.6) does not check itself: it fails later with a traceback."""
 
 
 class Parser(LightningArgumentParser):
-    """Tells a mistake in one line, and helps in pages, not in books."""
+    """Report errors in one line and keep `--help` short."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the message and exit with 2, without the usage of every option before it."""
         self.exit(2, f"mnist-lit: error: {_one_line(message)}\n")
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """The help, without lists of the hundreds of classes that are an nn.Module."""
         text: str = super().format_help(*args, **kwargs)
-        return re.sub(r",\s+known\s+subclasses:[^)]{2000,}\)", ")", text)
+        return re.sub(r",\s+known\s+subclasses:[^)]{2000,}\)", ")", text)  # hundreds of classes are an nn.Module
 
     def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Add a Trainer method's arguments, with what this project makes of `--ckpt_path`."""
         added: list[str] = super().add_method_arguments(*args, **kwargs)
         for action in self._actions:
             if action.dest == "ckpt_path":
                 action.help = (
-                    f"{CHECKPOINT}, with --config or --model.backbone of that network's. With fit: go on with that "
-                    "run, in its folder."
+                    f"{CHECKPOINT}, of the network in --config or --model.backbone if one is given. fit resumes that "
+                    "run in its folder."
                 )
         return added
-
-
-def spell_out(args: list[str]) -> list[str]:
-    """Arguments as jsonargparse takes them: all of `--data.images A B ...` in one list, a bare switch as true."""
-    images: list[str] = []
-    others: list[str] = []
-    gathers = False
-    for arg, following in zip_longest(args, args[1:], fillvalue="-"):
-        option, is_given, value = arg.partition("=")
-        if option == "--data.images":
-            gathers = True
-            images += [value] if is_given else []
-            if not is_given and following.startswith("-"):
-                others.append(arg)  # the parser tells what it lacks
-        elif gathers and not arg.startswith("-"):
-            images.append(arg)
-        else:
-            gathers = False
-            is_bare = arg in ("--data.invert", "--data.show") and following.startswith("-")
-            others.append(f"{arg}=true" if is_bare else arg)
-    if len(images) == 1 and images[0].startswith("["):  # a list already
-        return [*others, f"--data.images={images[0]}"]
-    return [*others, f"--data.images={json.dumps(images)}"] if images else others
 
 
 def names_backbone(args: list[str]) -> bool:
@@ -78,57 +70,135 @@ def names_backbone(args: list[str]) -> bool:
     files = [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
     files += [file for option, file in pairwise(args) if option in ("-c", "--config")]
     for file in files:
-        try:
+        with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # the parser reports them
             recipe = yaml.safe_load(Path(file).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            continue  # the parser tells
-        if isinstance(recipe, dict) and isinstance(recipe.get("model"), dict) and "backbone" in recipe["model"]:
-            return True
+            if isinstance(recipe, dict) and isinstance(recipe.get("model"), dict) and "backbone" in recipe["model"]:
+                return True
     return False
 
 
-def _choice(option: str) -> str:
-    """What there is in an option's place."""
-    part, _, name = option.partition("=")[0].lstrip("-").rpartition(".")
-    if part in _PARTS:
-        known = list(inspect.signature(_PARTS[part]).parameters)
-        near = difflib.get_close_matches(name, known)
-        if near or len(known) < 20:
-            return f"; --{part} takes {', '.join(near or known)}"
-    elif option.isidentifier():  # of what is nested deeper, only the end is known
-        own = {"backbone": backbones.DS_CNN_V1, "augment": augment.RandomAffineBatch}
-        return "".join(f"; --model.{key}: {', '.join(inspect.signature(kind).parameters)}" for key, kind in own.items())
-    return ""
+def check_options(options: Namespace) -> None:
+    """Check what Lightning (2.6.6) would answer with a traceback, or without the name of the option.
+
+    Raises:
+        UserError: A number is out of range, or the accelerator does not exist or is not available.
+    """
+    for key, (low, high, bounds) in _BOUNDS.items():
+        value = options[key]
+        if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:
+            raise UserError(f"--{key} must be {bounds}, not {value}.")
+    trainer = options.trainer
+    is_endless = trainer.max_epochs == -1 and trainer.max_steps == -1 and trainer.max_time is None
+    if is_endless and options.model.schedule == "one_cycle":
+        raise UserError("The learning rate schedule needs an end: give --trainer.max_epochs or --trainer.max_steps.")
+    if isinstance(trainer.strategy, str) and re.match("ddp_(spawn|fork|notebook)", trainer.strategy):
+        raise UserError(f"--trainer.strategy {trainer.strategy} is for notebooks: use ddp.")
+    if isinstance(trainer.accelerator, str) and trainer.accelerator != "auto":
+        names = sorted({*AcceleratorRegistry.available_accelerators(), "gpu"})
+        if trainer.accelerator not in names:
+            raise UserError(f"--trainer.accelerator takes auto or {' or '.join(names)}, not {trainer.accelerator}.")
+        kinds = ("cuda", "mps") if trainer.accelerator == "gpu" else (trainer.accelerator,)
+        if not any(AcceleratorRegistry[kind]["accelerator"].is_available() for kind in kinds):
+            raise UserError(f"--trainer.accelerator {trainer.accelerator} is not available here: use auto or cpu.")
+
+
+@contextlib.contextmanager
+def report_errors() -> Iterator[None]:
+    """Turn errors that a user can correct into a UserError of one line.
+
+    Raises:
+        UserError: Such an error was raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except MisconfigurationException as error:  # Lightning's, for options of the Trainer
+        raise UserError(" ".join(str(error).split())) from error
+    except Exception as error:
+        message = _explain(error)
+        if message is None:
+            raise
+        raise UserError(message) from error
+
+
+def _explain(error: Exception) -> str | None:
+    """The message for a user, or None for an error of the program."""
+    text = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    if any("checkpoint_connector" in frame.filename and "restore" in frame.name for frame in frames):
+        return f"--ckpt_path: the state in the checkpoint cannot be restored ({type(error).__name__}: {text})."
+    if isinstance(error, UnicodeDecodeError):
+        return f"--config: the file is not text ({text})."
+    if isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in text):
+        reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).partition(". This")[0]
+        return f"Another process has ended, or cannot be reached: {reason}"
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if out_of_memory or (isinstance(error, RuntimeError) and "allocate memory" in text):
+        return "There is not enough memory: reduce --data.batch_size or --model.image_size."
+    if isinstance(error, ValueError):
+        causes = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
+        if text.startswith("Does not validate") and causes:  # jsonargparse wraps what a class raises
+            return causes[0]
+        if "val_check_interval" in text:  # Lightning compares it to the number of batches, which it knows late
+            return f"--trainer.{text.replace('`', '')}"
+    return None
 
 
 def _one_line(message: str) -> str:
-    """The message of jsonargparse, which may span lines and show Python's names of types, in a line for a person."""
-    key = re.match(r'Parser key "(.+?)":', message)
-    value = re.search(r"(?:Got value:|Given value:|class_path|import path string:) '?([^'\n]*)", message)
-    if message.startswith(("unrecognized arguments", "Subcommand", "Option")):
-        unknown = re.search(r"(?:arguments: |option '|Option ')([^\s']+)", message)
-        choice = _choice(unknown[1]) if unknown else ""
-        return f"{' '.join(message.split())}{choice}; mnist-lit COMMAND --help lists what there is."
-    denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
+    """Jsonargparse's message in one line for a user; its first line if its form is unknown."""
+    denied = DENIED.search(message)
     if denied:
-        return trust.refusal("The checkpoint, or the recipe beside it,", denied[1])
+        return refusal("The checkpoint, or the config.yaml beside it,", denied[1])
+    unknown = re.match(r"(?:unrecognized arguments: |Option '|Subcommand .* option ')([^\s']+)", message)
+    if unknown:
+        return f"{message}{_similar_options(unknown[1])} See mnist-lit COMMAND --help."
+    key = re.match(r'Parser key "(.+?)":', message)
+    if not key:
+        return " ".join(message.split())
+    option = f"--{key[1]}" if "." in key[1] or key[1] in ("seed_everything", "config") else key[1]
+    value = re.search(r"(?:Got value:|Given value:|given class_path|path string:|but) '?([^'\n ]*)", message)
     other = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message)
-    if key and other:
-        return f"--{key[1]} takes a class that is a {other[2]}, which {other[1]} is not."
-    if not (key and value):
-        return re.sub(r'^Parser key "(.+?)":', r"--\1:", " ".join(message.split()))
-    if key[1] in ("model.backbone", "model.augment") and "path" in message:
-        own = backbones if key[1] == "model.backbone" else augment
-        names = [name for name, item in vars(own).items() if isinstance(item, type) and item.__module__ == own.__name__]
-        known = ", ".join(name for name in names if not name.startswith("_"))
-        why = re.search(r"(No module named .*|module .* has no attribute .*)", message)
-        why_text = f" ({why[1]})" if why else ""
-        return (
-            f"--{key[1]}: there is no class {value[1]}{why_text}; choose from {known}, or give one that Python can "
-            "import, as package.module.Class."
-        )
-    expected = [re.sub(r"<class '(?:.*\.)?(\w+)'>|typing\.(\w+)", r"\1\2", kind) for kind in _EXPECTED.findall(message)]
-    kinds = [kind for kind in expected if kind != "NoneType" and not kind.startswith(("path", "dot"))]
-    kinds = [re.sub(r"^Literal\[(.*)\]$", r"\1", kind).replace("'", "").replace(", ", " or ") for kind in kinds]
-    option = f"--{key[1]}" if "." in key[1] else key[1]  # of what is nested deeper, only the end is known
-    return f"{option} takes {' or '.join(kinds)}, not {value[1]}." if kinds else " ".join(message.split())
+    if other:
+        return f"{option} takes a class that is a {other[2]}, which {other[1]} is not."
+    if value and ("dot import path" in message or "class_path" in message):
+        reason = re.search(r"(No module named .*|module .* has no attribute .*)", message)
+        return f"{option}: there is no class {value[1]}{f' ({reason[1]})' if reason else ''}; {_own_classes(key[1])}."
+    number = re.search(r"Not of type (\w+): (?:(\S+ )?does not conform to restriction (.*)|.*?'(.*)')", message)
+    if number:
+        kind, given, restriction, text = number.groups()
+        whole = "whole " if kind.endswith("Int") else ""
+        bounds = f" {restriction.replace('v', '')}" if restriction else ""
+        given = given or text or (value[1] if value else "")
+        return f"{option} takes a {whole}number{bounds}, not {given.strip()}."
+    expected = re.findall(r"Expected an? (.+?)(?:\. Got value|\n|$)", message)
+    kinds = [re.sub(r"<class '(?:.*\.)?(\w+)'>|typing\.Literal\[(.*)\]", r"\1\2", kind) for kind in expected]
+    kinds = [kind.replace("'", "").replace(", ", " or ") for kind in kinds]
+    kinds = [kind for kind in kinds if kind != "NoneType" and not kind.startswith("path ")]
+    if not kinds:
+        return f"{option}: {' '.join(message.removeprefix(key[0]).split())}"
+    return f"{option} takes {' or '.join(kinds)}{f', not {value[1]}' if value else ''}."
+
+
+def _own_classes(option: str) -> str:
+    module = {"model.backbone": backbones, "model.augment": augment}.get(option)
+    if module is None:
+        return "give one that Python can import, as package.module.Class"
+    classes = [item for item in vars(module).values() if getattr(item, "__module__", None) == module.__name__]
+    names = [item.__name__ for item in classes if isinstance(item, type) and not item.__name__.startswith("_")]
+    return f"choose from {', '.join(names)}, or give one that Python can import, as package.module.Class"
+
+
+def _similar_options(option: str) -> str:
+    """The options that a misspelled one may stand for."""
+    group, _, name = option.partition("=")[0].lstrip("-").rpartition(".")
+    if group in _GROUPS:
+        known = list(inspect.signature(_GROUPS[group]).parameters)
+        similar = difflib.get_close_matches(name, known)
+        if similar:
+            return f": did you mean --{group}.{similar[0]}?"
+        return f"; --{group} takes {', '.join(known)}." if len(known) < 20 else "."
+    if option.isidentifier():  # jsonargparse names only the last part of an option of a nested class
+        own = {"backbone": backbones.DS_CNN_V1, "augment": augment.RandomAffineBatch}
+        return "".join(f"; --model.{key}: {', '.join(inspect.signature(kind).parameters)}" for key, kind in own.items())
+    return "."

@@ -1,33 +1,175 @@
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor, nn
 
+from mnist_lit import UserError, commands
 from mnist_lit.backbones import DS_CNN_V1
-from mnist_lit.benchmark import loops, measure
-from mnist_lit.benchmark.loops import TURN, PerSample, Rounds, TutorialModule, published_network
+from mnist_lit.benchmark import measure, report
+from mnist_lit.benchmark.baselines import PerSampleDataset, TutorialModule, plain_loop, published_network
+from mnist_lit.benchmark.timing import TURN, EpochTimer
+from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data.batches import DigitDataset
+from mnist_lit.preprocess import MEAN, STD
 
-Main = Callable[[str], None]
+TRACKED = Path(__file__).parents[2] / "lightning_logs/reference/benchmark/benchmark.json"
+FLAGS = ["--config", str(Path(__file__).parents[2] / "configs/ds_cnn_v1.yaml"), "--data.val_size=50"]
+FLAGS += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 
-QUIET = "--data.val_size=50 --trainer.accelerator=cpu --trainer.enable_progress_bar=false"
+
+class FakeClock:
+    """A clock that tests advance."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def plain_loop(self, trainer: Trainer) -> Iterator[None]:
+        """Steps of two seconds."""
+        while True:
+            self.seconds += 2
+            yield
+
+
+class Recorder(nn.Module):
+    """A backbone that records its inputs, in all its copies together."""
+
+    inputs: ClassVar[list[Tensor]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(18 * 18, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.inputs.append(images)
+        logits: Tensor = self.head(images.flatten(1))
+        return logits
+
+
+def test_epoch_lasts_until_the_next_without_validation_and_plain_loop() -> None:
+    clock = FakeClock()
+    timer = EpochTimer(clock.plain_loop, clock)
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    model = TutorialModule(nn.Identity())
+    trainer.fit_loop.max_batches = 2 * TURN + 5
+    timer.on_validation_start(trainer, model)  # the sanity check
+    clock.seconds += 50
+    timer.on_validation_end(trainer, model)
+    for step_s in (3, 4):
+        timer.on_train_epoch_start(trainer, model)
+        for step in range(2 * TURN + 5):
+            clock.seconds += step_s
+            timer.on_train_batch_end(trainer, model, None, None, step)
+        for validation_s in (20, 3):
+            timer.on_validation_start(trainer, model)
+            clock.seconds += validation_s
+            timer.on_validation_end(trainer, model)
+        clock.seconds += 1  # a checkpoint is saved
+    timer.on_train_end(trainer, model)
+    assert timer.epochs == [
+        {"fit": step_s * (2 * TURN + 5) + 1, "validation": 23, "plain": 2 * (2 * TURN + 5)} for step_s in (3, 4)
+    ]
+
+
+def test_plain_loop_trains_on_raw_and_on_prepared_images_alike() -> None:
+    model = DigitClassifier(Recorder(), image_size=18, deskew=True)
+    raw = torch.randint(0, 256, (250, 1, 28, 28), dtype=torch.uint8)
+    prepared = model.preprocess.prepare(raw)
+    inputs = []
+    for images in (raw, prepared):
+        data = SimpleNamespace(splits={"train": DigitDataset(images, torch.arange(250) % 10)}, batch_size=100)
+        trainer: Any = SimpleNamespace(lightning_module=model, datamodule=data, num_training_batches=3)
+        torch.manual_seed(0)
+        steps = plain_loop(trainer)
+        for _ in range(4):
+            next(steps)
+        inputs.append(list(Recorder.inputs))
+        Recorder.inputs.clear()
+    assert [len(batch) for batch in inputs[0]] == [100, 100, 50, 100]
+    for ours, theirs in zip(*inputs, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    epoch = torch.cat(inputs[0][:3]).sum(dim=(1, 2, 3)).sort().values
+    torch.testing.assert_close(epoch, ((prepared - MEAN) / STD).sum(dim=(1, 2, 3)).sort().values)
+
+
+def test_published_network_computes_the_same_as_the_backbone() -> None:
+    theirs, ours = published_network(DS_CNN_V1.widths, dropout=(0.1, 0.2)).eval(), DS_CNN_V1().eval()
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    images = torch.randn(4, 1, 28, 28)
+    torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_per_sample_dataset_normalizes_and_augments() -> None:
+    images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+    data = DigitDataset(images, torch.tensor([3, 1, 4]))
+    image, label = PerSampleDataset(data, augment=False)[1]
+    assert label == 1
+    torch.testing.assert_close(image, (images[1] / 255 - MEAN) / STD)
+    assert not torch.equal(PerSampleDataset(data, augment=True)[1][0], image)
+
+
+def test_table_shows_the_tracked_results() -> None:
+    table = report.table(json.loads(TRACKED.read_text()))
+    lines = [" ".join(line.split()) for line in table.splitlines()]
+    speeds = "13,911 (13,781 to 14,045) | 17,273 (16,914 to 17,428) | 0.81 (0.80 to 0.81) | 0.11 (0.11 to 0.11)"
+    assert f"| 32 | {speeds} |" in lines
+    assert "| fit, 28 px / published, ratio | 3.8 (3.7 to 4.2) |" in lines
+    assert "| DS_CNN_V1 | 15 | 11.81 | 46.09 | 9.74 | 1.14 |" in lines
+    assert "two" not in table  # parts of earlier versions
+
+
+def test_table_shows_missing_figures_as_a_dash() -> None:
+    fit = {"model": "DS_CNN_V1", "first_step_s": 10, "fit_s": 40, "epochs": 2, "promised_s": None}
+    table = report.table({"recipes": [fit | {"peak_memory_gb": None}], "environment": ""})
+    assert "| DS_CNN_V1 | 2 | 10.00 | 40.00 | - | - |" in " ".join(table.split())
+
+
+def test_results_of_other_parts_are_preserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracked = json.loads(TRACKED.read_text())
+    calls = []
+
+    def overhead(flags: list[str], rounds: int) -> Any:
+        calls.append((flags, rounds))
+        return tracked["overhead"]
+
+    parts = {"overhead": overhead, "recipes": lambda *_: tracked["recipes"]}
+    flags = ["--config=my.yaml", "--rounds=2", "--data.source=sample"]
+    measure.main(commands.parse("benchmark", ["overhead", *flags]), parts)
+    measure.main(commands.parse("benchmark", ["recipes", *flags]), parts)
+    assert calls == [(["--config", "my.yaml", "--data.source=sample"], 2)]
+    result = json.loads(Path("lightning_logs/benchmark/benchmark.json").read_text())
+    assert result == {key: tracked[key] for key in parts} | {"environment": result["environment"]}
+    assert Path("lightning_logs/benchmark/benchmark.md").read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["speed"], "no part 'speed'; choose from overhead, others, recipes"),
+        (["--ckpt_path", "last"], "leave out --ckpt_path"),
+        (["overhead", "--trainer.devices=2"], "leave out --trainer.devices"),
+    ],
+)
+def test_unsuitable_arguments_are_refused(line: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        measure.main(commands.parse("benchmark", line))
 
 
 @pytest.mark.slow
-def test_ways_to_train_are_measured(
-    main: Main, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(measure, "BATCH_SIZES", (32, 50))
-    monkeypatch.setattr(measure, "IMAGE_COUNTS", (100, 600))
-    monkeypatch.setattr(measure, "TUTORIAL_BATCHES", 3)
-    main(f"benchmark overhead others growth --rounds=2 {QUIET}")
-    result = json.loads(Path("lightning_logs/benchmark/benchmark.json").read_text())
-    rows = result["overhead"]
+@pytest.mark.usefixtures("main")
+def test_overhead_and_others_measure_real_runs() -> None:
+    rows = measure.overhead(FLAGS, rounds=2, batch_sizes=(32, 50))
     assert [(row["model"], row["image_size"], row["batch_size"]) for row in rows] == [
         ("DS_CNN_V1", 18, 32),
         ("DS_CNN_V1", 18, 50),
@@ -35,96 +177,22 @@ def test_ways_to_train_are_measured(
     for row in rows:
         assert 0 < row["ratio"]["min"] <= row["ratio"]["median"] <= row["ratio"]["max"]
         assert row["fit_images_per_s"]["min"] > 0
-    assert set(result["others"]["images_per_s"]) == {
-        *("fit, recipe", "fit, 28 px", "plain loop, recipe", "plain loop, 28 px"),
-        *("per-sample loader", "published"),
-    }
-    # 600 of 250 images, repeated
-    assert result["growth"]["600"]["median"] > result["growth"]["100"]["median"]
-    printed = capsys.readouterr().out
-    assert "| batch | `mnist-lit fit`" in printed
-    assert printed.endswith("benchmark.md, benchmark.json, benchmark.png\n")
-    assert sorted(path.name for path in Path().iterdir()) == ["data", "lightning_logs"]
-    assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["benchmark"]
+        assert row["validation_s"]["min"] > 0
+    others = measure.others(FLAGS, rounds=1, batches=2)
+    ways = {"fit, recipe", "fit, 28 px", "plain loop, recipe", "plain loop, 28 px", "per-sample loader", "published"}
+    assert set(others["images_per_s"]) == ways
+    table = report.table({"overhead": rows, "others": others, "environment": ""})
+    assert all(f"| {way} " in table for way in ways)
+    assert sorted(path.name for path in Path().iterdir()) == ["data"]
 
 
 @pytest.mark.slow
-def test_whole_fits_are_measured(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RECIPES", ("ds_cnn_v2",))
-    sample = "--data.source=sample --trainer.max_epochs=1 --trainer.accelerator=cpu"
-    main(f"benchmark recipes {sample}")
-    (result,) = [json.loads(path.read_text()) for path in Path("lightning_logs/benchmark").glob("*.json")]
-    (row,) = result["recipes"]
+@pytest.mark.usefixtures("main")
+def test_recipes_measures_whole_fits() -> None:
+    flags = ["--config", "other.yaml", "--data.source=sample", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    (row,) = measure.recipes(flags, 1, names=["ds_cnn_v2"])
     assert (row["model"], row["epochs"]) == ("DS_CNN_V2", 1)
-    assert min(row["bare_import_s"], row["first_step_s"]) > 0.1  # which is longer, a cold disk decides
+    assert row["first_step_s"] > 1
     assert row["fit_s"] > 0
     assert 0.3 < row["peak_memory_gb"] < 4
-    assert "| DS_CNN_V2 | 1 " in Path("lightning_logs/benchmark/benchmark.md").read_text()
-
-
-def test_processes_are_measured_by_their_epochs(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    def timed_fit(flags: list[str], environment: dict[str, str]) -> dict[str, Any]:  # the real one takes half a minute
-        assert environment["OMP_NUM_THREADS"] == "1"
-        seconds = 10 if "--trainer.devices=1" in flags else 5
-        return {"train_images": 500, "validations": [[100 + epoch * seconds, 0.5] for epoch in range(4)]}
-
-    monkeypatch.setattr(measure, "_timed_fit", timed_fit)
-    main("benchmark processes --rounds=2")
-    table = Path("lightning_logs/benchmark/benchmark.md").read_text()
-    row = r"50 \(50 to 50\) +\| 100 \(100 to 100\) +\| 2.00 \(2.00 to 2.00\) +\|"
-    assert re.search(rf"\| 128 +\| {row}\n\| 512 +\| {row}", table)
-
-
-def test_the_published_network_computes_what_ours_does() -> None:
-    torch.manual_seed(0)
-    theirs, ours = published_network(DS_CNN_V1.widths).eval(), DS_CNN_V1().eval()
-    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
-    images = torch.randn(4, 1, 28, 28)
-    torch.testing.assert_close(ours(images), theirs(images))
-
-
-def test_sample_by_sample_the_images_are_the_same() -> None:
-    images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
-    data = DigitDataset(images, torch.tensor([3, 1, 4]))
-    image, label = PerSample(data, distort=False)[1]
-    assert label == 1
-    torch.testing.assert_close(image, (images[1] / 255 - 0.1307) / 0.3081)
-    assert not torch.equal(PerSample(data, distort=True)[1][0], image)
-
-
-def test_an_epoch_is_timed_to_its_very_end_without_validation_and_the_plain_loop(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = {"s": 0}
-    monkeypatch.setattr(loops, "now", lambda: clock["s"])
-
-    def passes(seconds: int) -> None:
-        clock["s"] += seconds
-
-    def plain_steps() -> Iterator[None]:
-        while True:
-            passes(2)
-            yield
-
-    rounds = Rounds()
-    rounds.loop = plain_steps()
-    trainer, model = Trainer(logger=False, enable_checkpointing=False), TutorialModule(DS_CNN_V1.widths)
-    trainer.fit_loop.max_batches = 2 * TURN + 5
-    rounds.on_validation_start(trainer, model)  # the rehearsal before the first epoch
-    passes(50)
-    rounds.on_validation_end(trainer, model)
-    for epoch, step_s in enumerate((3, 4)):
-        trainer.fit_loop.epoch_progress.current.completed = epoch
-        rounds.on_train_epoch_start(trainer, model)
-        for step in range(2 * TURN + 5):
-            passes(step_s)
-            rounds.on_train_batch_end(trainer, model, None, None, step)
-        for validation in (20, 3):
-            rounds.on_validation_start(trainer, model)
-            passes(validation)
-            rounds.on_validation_end(trainer, model)
-        passes(1)  # what is written at an epoch's end
-    rounds.on_train_end(trainer, model)
-    assert rounds.fit_s == [3 * (2 * TURN + 5) + 1, 4 * (2 * TURN + 5) + 1]
-    assert rounds.plain_s == [2 * (2 * TURN + 5)] * 2
-    assert rounds.validation_s == [23, 23]
+    assert "| DS_CNN_V2 | 1 " in report.table({"recipes": [row], "environment": ""})

@@ -1,39 +1,40 @@
+"""The data module finds or downloads the official files, verifies and splits them."""
+
 import gzip
 import http.server
 import re
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torchvision
-from helpers.commands import SMALL
-from helpers.processes import drop_capabilities, finish, start
-from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader, SequentialSampler
+from helpers.commands import SMALL, names
+from helpers.faults import drop_capabilities, meet
+from helpers.processes import finish, start
+from torch.utils.data import DataLoader
 
 from mnist_lit import UserError
 from mnist_lit.data import official
-from mnist_lit.data.batches import ShuffledBatches
 from mnist_lit.data.datamodule import MNISTDataModule
 
 NAMES = tuple(official.OFFICIAL)
 
 
-def prepared(stage: str = "fit", **options: Any) -> MNISTDataModule:
+def prepared_data(stage: str = "fit", **options: Any) -> MNISTDataModule:
     module = MNISTDataModule(**options)
     module.prepare_data()
     module.setup(stage)
     return module
 
 
-def copies(source: Path, target: Path, unpack: bool) -> Path:
-    """The official files' tiny likenesses, directly in `target`."""
+def copy_files(source: Path, target: Path, unpack: bool) -> Path:
+    """Copy the files of the tiny MNIST into `target`."""
     target.mkdir(exist_ok=True)
     for path in (source / "MNIST" / "raw").iterdir():
         if unpack:
@@ -43,27 +44,32 @@ def copies(source: Path, target: Path, unpack: bool) -> Path:
     return target
 
 
-def test_the_last_training_images_are_held_out(tiny_mnist: Path) -> None:
-    module = prepared(data_dir=str(tiny_mnist), val_size=50)
-    train, val = module.splits["train"], module.splits["val"]
-    for kind, shape in (("images", (300, 1, 28, 28)), ("labels", (300,))):
-        whole = official.read(tiny_mnist, f"train-{kind}-idx{3 if kind == 'images' else 1}-ubyte")
-        both = torch.cat([getattr(train, kind), getattr(val, kind)])
-        assert torch.equal(both, torch.from_numpy(whole).view(shape).to(both.dtype))
-    assert len(val) == 50
+def content(folder: Path, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The bytes of a file of the tiny MNIST after its header."""
+    header = 4 * (1 + (3 if "images" in name else 1))
+    return np.frombuffer(gzip.decompress((folder / f"MNIST/raw/{name}.gz").read_bytes()), np.uint8, offset=header)
 
 
-@pytest.mark.parametrize(
-    ("stage", "splits"), [("fit", {"train", "val"}), ("validate", {"val"}), ("test", {"test"}), ("predict", {"test"})]
-)
-def test_a_stage_reads_only_what_it_needs(tiny_mnist: Path, stage: str, splits: set[str]) -> None:
-    module = prepared(stage, data_dir=str(tiny_mnist), val_size=50)
-    assert module.splits.keys() == splits
-    assert ("t10k-images-idx3-ubyte" in module.record()["md5"]) == ("test" in splits)
+def test_last_training_images_are_the_validation_split(tiny_mnist: Path) -> None:
+    splits = prepared_data(data_dir=str(tiny_mnist), val_size=50).splits
+    assert len(splits["val"]) == 50
+    images, labels = (
+        torch.cat([getattr(splits[name], part) for name in ("train", "val")]) for part in ("images", "labels")
+    )
+    assert images.shape == (300, 1, 28, 28)
+    assert np.array_equal(images.flatten(), content(tiny_mnist, NAMES[0]))
+    assert np.array_equal(labels, content(tiny_mnist, NAMES[1]))
 
 
-def test_batches_are_whole_uint8_and_shuffled_in_training_alone(tiny_mnist: Path) -> None:
-    module = prepared(data_dir=str(tiny_mnist), val_size=50, batch_size=100)
+def test_stages_read_the_training_or_the_test_files(tiny_mnist: Path) -> None:
+    for stage, split in (("fit", "train"), ("validate", "val"), ("test", "test"), ("predict", "test")):
+        splits = prepared_data(stage, data_dir=str(tiny_mnist), val_size=50).splits
+        assert split in splits
+        assert ("test" in splits) == (split == "test")
+
+
+def test_batches_are_uint8_and_only_training_is_shuffled(tiny_mnist: Path) -> None:
+    module = prepared_data(data_dir=str(tiny_mnist), val_size=50, batch_size=100)
     train = list(module.train_dataloader())
     assert [tuple(images.shape) for images, _ in train] == [(100, 1, 28, 28), (100, 1, 28, 28), (50, 1, 28, 28)]
     assert train[0][0].dtype == torch.uint8
@@ -75,8 +81,8 @@ def test_batches_are_whole_uint8_and_shuffled_in_training_alone(tiny_mnist: Path
     assert torch.equal(labels, module.splits["val"].labels)
 
 
-def test_the_order_of_an_epoch_is_the_one_that_torch_draws(tiny_mnist: Path) -> None:
-    module = prepared(data_dir=str(tiny_mnist), val_size=50, batch_size=100)
+def test_order_of_an_epoch_equals_that_of_torch(tiny_mnist: Path) -> None:
+    module = prepared_data(data_dir=str(tiny_mnist), val_size=50, batch_size=100)
     torch.manual_seed(0)
     ours = [list(module.train_dataloader()) for _ in range(2)]
     train = module.splits["train"]
@@ -87,21 +93,11 @@ def test_the_order_of_an_epoch_is_the_one_that_torch_draws(tiny_mnist: Path) -> 
             assert torch.equal(images, their_images)
             assert torch.equal(labels, their_labels)
     assert not torch.equal(ours[0][0][1], ours[1][0][1])
-    # another sampler, as Lightning may put in its place, has its own way
-    assert list(ShuffledBatches(SequentialSampler(range(5)), 2, drop_last=False)) == [[0, 1], [2, 3], [4]]
-
-
-def test_batches_to_overfit_are_the_first_ones_each_epoch(tiny_mnist: Path) -> None:
-    module = prepared(data_dir=str(tiny_mnist), val_size=50, batch_size=100)
-    module.trainer = Trainer(accelerator="cpu", overfit_batches=2, logger=False, enable_checkpointing=False)
-    loader = module.train_dataloader()
-    for _ in range(2):
-        assert torch.equal(next(iter(loader))[1], module.splits["train"].labels[:100])
 
 
 @pytest.mark.parametrize("unpack", [False, True])
 def test_files_directly_in_the_folder_are_found(tiny_mnist: Path, tmp_path: Path, unpack: bool) -> None:
-    module = prepared("test", data_dir=str(copies(tiny_mnist, tmp_path, unpack)))
+    module = prepared_data("test", data_dir=str(copy_files(tiny_mnist, tmp_path, unpack)))
     assert len(module.splits["test"]) == 100
 
 
@@ -111,64 +107,65 @@ def flip(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    ("unpack", "damage", "told"),
+    ("unpack", "damage", "reason"),
     [
         pytest.param(True, flip, "its MD5 is", id="altered"),
-        pytest.param(True, lambda content: content[:-10], "bytes, the official one", id="truncated"),
+        pytest.param(True, lambda content: content[:-10], "bytes, the official file", id="truncated"),
         pytest.param(True, lambda content: b"\0" * 4 + content[4:], "magic number", id="not IDX"),
         pytest.param(True, lambda _: b"", "it has 0 bytes", id="empty"),
         pytest.param(False, lambda content: content[:-10], "does not unpack", id="truncated gz"),
         pytest.param(False, lambda _: b"<html>not found</html>", "does not unpack", id="not gz"),
     ],
 )
-def test_a_damaged_file_is_one_line(
-    tiny_mnist: Path, tmp_path: Path, name: str, unpack: bool, damage: Any, told: str
+def test_damaged_file_is_one_line(
+    tiny_mnist: Path, tmp_path: Path, name: str, unpack: bool, damage: Any, reason: str
 ) -> None:
-    path = copies(tiny_mnist, tmp_path, unpack) / (name if unpack else name + ".gz")
+    path = copy_files(tiny_mnist, tmp_path, unpack) / (name if unpack else name + ".gz")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError) as error:
-        prepared("fit" if "train" in name else "test", data_dir=str(tmp_path), val_size=50)
+        prepared_data("fit" if "train" in name else "test", data_dir=str(tmp_path), val_size=50)
     message = str(error.value)
     assert "\n" not in message
-    assert all(part in message for part in (str(path), told, "delete it", "--data.source sample"))
+    assert all(part in message for part in (str(path), reason, "delete it", "--data.source sample"))
 
 
 def test_swapped_files_are_named(tiny_mnist: Path, tmp_path: Path) -> None:
-    folder = copies(tiny_mnist, tmp_path, unpack=True)
+    folder = copy_files(tiny_mnist, tmp_path, unpack=True)
     (folder / NAMES[3]).rename(folder / NAMES[1])
     shutil.copy(folder / NAMES[1], folder / NAMES[3])
-    with pytest.raises(UserError, match=f"{NAMES[1]} is not the official MNIST file \\(it holds {NAMES[3]}\\)"):
-        prepared(data_dir=str(folder), val_size=50)
+    with pytest.raises(UserError, match=f"{NAMES[1]} is not the official MNIST file \\(it is {NAMES[3]}\\)"):
+        prepared_data(data_dir=str(folder), val_size=50)
 
 
-def test_a_missing_file_without_a_network_is_one_line(
+def test_missing_file_without_network_is_one_line(
     tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])  # where nothing listens
-    folder = copies(tiny_mnist, tmp_path, unpack=False)
+    folder = copy_files(tiny_mnist, tmp_path, unpack=False)
     (folder / f"{NAMES[2]}.gz").unlink()
     with pytest.raises(UserError) as error:
-        prepared(data_dir=str(folder))
+        prepared_data(data_dir=str(folder))
     message = str(error.value)
     assert "\n" not in message
     assert all(part in message for part in (f"{NAMES[2]} is missing in {folder}", "--data.source sample"))
 
 
 class Mirror(http.server.BaseHTTPRequestHandler):
-    """Serves the files of a folder, as `fault` says."""
+    """Serves the files of a folder, with a fault."""
 
     folder = Path()
     fault = ""
-    asked: ClassVar[list[str]] = []
+    requested: ClassVar[list[str]] = []
+    end = threading.Event()
 
     def do_GET(self) -> None:
-        Mirror.asked.append(self.path)
+        Mirror.requested.append(self.path)
         content = (self.folder / self.path[1:]).read_bytes()
         self.send_response(404 if self.fault == "missing" else 200)
         self.end_headers()
         if self.fault == "stalls":
             self.wfile.write(content[:100])
-            time.sleep(2)
+            self.end.wait(60)
         elif self.fault != "missing":
             self.wfile.write(content[: 100 if self.fault == "torn" else None] if self.fault != "other" else b"<html>")
 
@@ -180,94 +177,100 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 def mirror(tiny_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a mirror of the tiny MNIST."""
     monkeypatch.setattr(Mirror, "folder", tiny_mnist / "MNIST" / "raw")
-    monkeypatch.setattr(Mirror, "asked", [])
-    monkeypatch.setattr(official, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(Mirror, "requested", [])
+    monkeypatch.setattr(Mirror, "end", threading.Event())
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
         monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [address])
         yield address
+        Mirror.end.set()
         server.shutdown()
 
 
 @pytest.mark.usefixtures("mirror")
-def test_what_is_missing_is_downloaded(tmp_path: Path) -> None:
+def test_missing_files_are_downloaded(tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     (raw / f"{NAMES[0]}.partial").write_bytes(b"of a download that was killed")
-    assert len(prepared("test", data_dir=str(tmp_path)).splits["test"]) == 100
-    assert sorted(path.name for path in raw.iterdir()) == sorted(NAMES)
-    prepared("test", data_dir=str(tmp_path))
-    assert len(Mirror.asked) == 4
+    assert len(prepared_data("test", data_dir=str(tmp_path)).splits["test"]) == 100
+    assert names(raw) == sorted(NAMES)
+    prepared_data("test", data_dir=str(tmp_path))
+    assert len(Mirror.requested) == 4
 
 
 @pytest.mark.usefixtures("mirror")
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "reason"),
     [("stalls", "timed out"), ("missing", "404"), ("torn", "ended before"), ("other", "Not a gzipped file")],
 )
-def test_a_download_that_fails_is_one_line_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+def test_failed_download_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, reason: str
 ) -> None:
     monkeypatch.setattr(Mirror, "fault", fault)
+    if fault == "stalls":
+        monkeypatch.setattr(official, "TIMEOUT_S", 0.5)
     with pytest.raises(UserError) as error:
-        prepared(data_dir=str(tmp_path / "data"))
-    assert told in str(error.value)
+        prepared_data(data_dir=str(tmp_path / "data"))
+    assert reason in str(error.value)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(Mirror, "fault", "")
-    prepared("test", data_dir=str(tmp_path / "data"))  # the next run just works
+    monkeypatch.setattr(official, "TIMEOUT_S", 60)
+    prepared_data("test", data_dir=str(tmp_path / "data"))  # the next run succeeds
 
 
 def use_mirror(address: str) -> None:
     torchvision.datasets.MNIST.mirrors = [address]
 
 
-def test_two_processes_prepare_one_folder(mirror: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_processes_that_start_together_download_once(mirror: str, tmp_path: Path) -> None:
     args = ["fit", *SMALL, "--trainer.max_epochs=1", "--trainer.logger=false", f"--data.data_dir={tmp_path / 'data'}"]
     folders = [tmp_path / str(number) for number in range(3)]
     for folder in folders:
         folder.mkdir()
-    for process in [start(folder, args, partial(use_mirror, mirror)) for folder in folders]:
-        assert finish(process) == 0
-    assert len(Mirror.asked) == 4
-    assert sorted(path.name for path in (tmp_path / "data" / "MNIST" / "raw").iterdir()) == sorted(NAMES)
+    processes = [start(folder, args, partial(use_mirror, mirror), partial(meet, 3, tmp_path)) for folder in folders]
+    assert [finish(process) for process in processes] == [0, 0, 0]
+    assert len(Mirror.requested) == 4
+    assert names(tmp_path / "data" / "MNIST" / "raw") == sorted(NAMES)
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(mirror: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_folder_without_write_permission_is_reported(mirror: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir(mode=0o555)
     args = ["fit", *SMALL, f"--data.data_dir={tmp_path / 'mine' / 'data'}"]
     assert finish(start(tmp_path, args, partial(use_mirror, mirror), drop_capabilities)) == 1
-    told = (tmp_path / "err").read_text()
-    assert re.search("error: .* could not be downloaded .*Permission denied.*name their folder with", told)
-    assert "Traceback" not in told
+    message = (tmp_path / "err").read_text()
+    assert re.search("error: .* could not be downloaded .*Permission denied.*name their folder with", message)
+    assert "Traceback" not in message
 
 
-def test_what_was_not_unpacked_to_its_end_is_passed_over(tiny_mnist: Path, tmp_path: Path) -> None:
-    folder = copies(tiny_mnist, tmp_path, unpack=False)
+def test_partly_unpacked_file_is_ignored(tiny_mnist: Path, tmp_path: Path) -> None:
+    folder = copy_files(tiny_mnist, tmp_path, unpack=False)
     (folder / NAMES[2]).write_bytes(b"torn")
-    assert len(prepared("test", data_dir=str(folder)).splits["test"]) == 100
+    assert len(prepared_data("test", data_dir=str(folder)).splits["test"]) == 100
 
 
 @pytest.mark.parametrize("val_size", [0, -5, 300, 5_000])
-def test_a_validation_split_that_does_not_fit_is_refused(tiny_mnist: Path, val_size: int) -> None:
+def test_impossible_validation_split_is_refused(tiny_mnist: Path, val_size: int) -> None:
     with pytest.raises(UserError, match=f"--data.val_size {val_size}"):
-        prepared(data_dir=str(tiny_mnist), val_size=val_size)
+        prepared_data(data_dir=str(tiny_mnist), val_size=val_size)
 
 
-def test_the_sample_is_split_digit_by_digit() -> None:
-    module = prepared(source="sample")
+def test_sample_is_split_evenly_by_digit() -> None:
+    module = prepared_data(source="sample")
     module.setup("test")
     for split, count in {"train": 400, "val": 50, "test": 50}.items():
         assert torch.bincount(module.splits[split].labels).tolist() == [count] * 10
     images = torch.cat([split.images for split in module.splits.values()]).flatten(1)
     assert len(torch.unique(images, dim=0)) == 5_000
-    other = prepared("test", source="sample", val_size=100)
+    other = prepared_data("test", source="sample", val_size=100)
     assert torch.equal(module.splits["test"].images, other.splits["test"].images)
 
 
-def test_the_official_files_pass(official_mnist: str) -> None:
-    module = prepared(data_dir=official_mnist)
+def test_official_files_are_accepted(official_mnist: str) -> None:
+    module = prepared_data(data_dir=official_mnist)
     module.setup("test")
     assert {name: len(split) for name, split in module.splits.items()} == {
         "train": 55_000,

@@ -1,5 +1,7 @@
-"""Exported files, read without this package."""
+"""Exported files, run without this package."""
 
+import importlib
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -10,108 +12,111 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from helpers.commands import Main
 
-from mnist_lit import UserError, cli
-from mnist_lit.classifier import DigitClassifier
-from mnist_lit.data.datamodule import MNISTDataModule
+from mnist_lit import UserError, commands
 from mnist_lit.evaluation import export
+from mnist_lit.run.restore import load_classifier
 
-Main = Callable[[str], None]
-CHECKPOINT = "lightning_logs/ds_cnn_v1/version_0/checkpoints/last.ckpt"
+CHECKPOINT = Path(__file__).parents[2] / "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"
+
+
+def run_onnx(file: str, images: torch.Tensor) -> torch.Tensor:
+    (probabilities,) = onnxruntime.InferenceSession(file).run(None, {"images": images.numpy()})
+    assert probabilities.dtype == np.float32
+    return torch.from_numpy(probabilities)
 
 
 @pytest.fixture
-def trained(main: Main) -> Main:
-    main("fit --model.image_size=16 --model.deskew=true --model.center=true --model.rescale=true")
-    return main
+def images() -> torch.Tensor:
+    """Raw images (7, 1, 28, 28), one of them blank."""
+    images = torch.randint(0, 256, (7, 1, 28, 28), dtype=torch.uint8)
+    images[0] = 0
+    return images
 
 
-def test_what_is_exported_reads_as_the_checkpoint_does(trained: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    trained("export --ckpt_path last")
-    trained(f"export --ckpt_path {CHECKPOINT} --format torch --output net.pt2")
-    trained(f"export --ckpt_path {CHECKPOINT} --format int8")
-    printed = capsys.readouterr().out
-    assert printed.count("% of 100 test images, the checkpoint") == 3
-    assert printed.count("0 digits read otherwise") >= 2
-    assert f"last: {CHECKPOINT}\n" in printed
-    assert "digits.onnx: " in printed
-    assert "5,226 parameters in 20" in printed
-    model = DigitClassifier.load_from_checkpoint(CHECKPOINT, map_location="cpu").eval()
-    onnx.checker.check_model("digits.onnx", full_check=True)
-    session, lossy = (onnxruntime.InferenceSession(file) for file in ("digits.onnx", "digits_int8.onnx"))
-    network = torch.export.load("net.pt2").module()
-    generator = np.random.default_rng(0)
-    for count in (1, 7, 300):
-        images = generator.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8)
-        images[0] = 0  # a blank image
+def check_file(file: str, images: torch.Tensor, run: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
+    """Compare a file with the checkpoint for several batch sizes, and look for paths of this machine."""
+    model, _ = load_classifier(CHECKPOINT)
+    for batch in (images, images[:1], images.repeat(40, 1, 1, 1)):
         with torch.inference_mode():
-            expected = model(torch.from_numpy(images)).softmax(1).numpy()
-            assert np.abs(network(torch.from_numpy(images)).numpy() - expected).max() < 1e-5
-        (probabilities,) = session.run(None, {"images": images})
-        assert probabilities.dtype == np.float32
-        assert np.abs(probabilities - expected).max() < 1e-5
-        assert np.abs(lossy.run(None, {"images": images})[0] - expected).mean() < 0.05
-    weights = [
-        tensor for tensor in onnx.load("digits_int8.onnx").graph.initializer if "weight_quantized" in tensor.name
-    ]
-    sizes = [np.prod(tensor.dims) for tensor in weights if tensor.data_type == onnx.TensorProto.INT8]
-    assert sum(sizes) >= 16 * 9 + 16 * 32 * 9 + 320
-    for file in ("digits.onnx", "digits_int8.onnx", "net.pt2"):
-        assert str(Path(export.__file__).parent).encode() not in Path(file).read_bytes()
+            torch.testing.assert_close(run(file, batch), model(batch).softmax(dim=1), rtol=0, atol=1e-5)
+    assert str(Path(export.__file__).parent).encode() not in Path(file).read_bytes()
+
+
+def test_onnx_file_predicts_as_the_checkpoint(
+    main: Main, images: torch.Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(f"export --ckpt_path {CHECKPOINT}")
+    printed = capsys.readouterr().out
+    assert re.search(r"^digits.onnx: 3\d,\d{3} bytes; 6,526 parameters in 25,672 bytes", printed)
+    assert "of 100 test images" in printed
+    assert "0 digits predicted differently" in printed
+    onnx.checker.check_model("digits.onnx", full_check=True)
+    check_file("digits.onnx", images, run_onnx)
 
 
 @pytest.mark.slow
-def test_the_reference_is_exported_as_told(official_mnist: str, main: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = Path(__file__).parents[2] / "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"
-    for kind in ("onnx", "int8"):
-        main(f"export --ckpt_path {checkpoint} --format {kind} --data.data_dir {official_mnist}")
-    exact, lossy = re.findall(r"([\d.]+) % of 10,000 test images, the checkpoint ([\d.]+) %", capsys.readouterr().out)
-    assert exact[0] == exact[1]
-    assert float(lossy[0]) == pytest.approx(float(lossy[1]), abs=0.05)
-    weights = [tensor for tensor in onnx.load("digits_int8.onnx").graph.initializer if "backbone" in tensor.name]
-    assert sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in weights) < 10_000
+def test_torch_file_predicts_as_the_checkpoint(main: Main, images: torch.Tensor) -> None:
+    main(f"export --ckpt_path {CHECKPOINT} --format torch --output net.pt2")
+    check_file("net.pt2", images, lambda file, batch: torch.export.load(file).module()(batch))
 
 
-def test_a_failed_export_leaves_what_was_there(trained: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(data: MNISTDataModule, stage: str) -> None:
-        if stage == "fit":
-            raise UserError("no training images")
-        setup(data, stage)
+@pytest.mark.slow
+def test_int8_file_has_small_weights_and_nearly_the_accuracy_of_the_checkpoint(
+    official_mnist: str, main: Main, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(f"export --ckpt_path {CHECKPOINT} --format int8 --data.data_dir {official_mnist}")
+    ((accuracy, expected),) = re.findall(
+        r"([\d.]+) % of 10,000 test images correct, checkpoint ([\d.]+) %", capsys.readouterr().out
+    )
+    assert float(accuracy) == pytest.approx(float(expected), abs=0.05)
+    onnx.checker.check_model("digits_int8.onnx", full_check=True)
+    tensors = [tensor for tensor in onnx.load("digits_int8.onnx").graph.initializer if "backbone" in tensor.name]
+    assert sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors) < 10_000
+    sizes = [math.prod(tensor.dims) for tensor in tensors if tensor.data_type == onnx.TensorProto.INT8]
+    assert sum(sizes) >= 18 * 9 + 18 * 36 * 9 + 360
 
-    Path("digits.onnx").write_text("earlier")
-    setup = MNISTDataModule.setup
-    monkeypatch.setattr(MNISTDataModule, "setup", fail)
-    monkeypatch.setattr(export, "TOLERANCE", -1)
-    for options, told in (("", "it reads 0 digits otherwise"), ("--format int8", "no training images")):
-        with pytest.raises(SystemExit, match=told):
-            trained(f"export --ckpt_path {CHECKPOINT} {options}")
-    assert Path("digits.onnx").read_text() == "earlier"
-    assert not Path("digits_int8.onnx").exists()
+
+def test_difference_between_file_and_checkpoint_is_an_error() -> None:
+    images, labels = torch.zeros(4, 1, 28, 28), torch.tensor([0, 0, 1, 1])
+    ours = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.1, 0.9], [0.6, 0.4]])
+    close, other = ours - 1e-6, ours.flip(1)
+    report = export.compare(lambda _: close, lambda _: ours, images, labels, tolerance=1e-5)
+    assert report.startswith("75.00 % of 4 test images correct, checkpoint 75.00 %; 0 digits predicted differently")
+    with pytest.raises(UserError, match="predicts 0 digits differently"):
+        export.compare(lambda _: close, lambda _: ours, images, labels, tolerance=1e-7)
+    with pytest.raises(UserError, match="predicts 4 digits differently"):
+        export.compare(lambda _: other, lambda _: ours, images, labels, tolerance=1)
+    report = export.compare(lambda _: other, lambda _: ours, images, labels, tolerance=math.inf)
+    assert report.startswith("25.00 % of 4 test images correct, checkpoint 75.00 %; 4 digits predicted differently")
 
 
-def test_mistakes_in_an_export_are_told(trained: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "TOLERANCE", -1)
-    for options, told in (
-        ("", "it reads 0 digits otherwise"),
-        ("--output no/digits.onnx", "there is no folder no"),
-        ("--output digits.pt2", "ends in .onnx"),
-        ("--data.source sample", "measured on images"),
-    ):
-        with pytest.raises(SystemExit, match=told):
-            trained(f"export --ckpt_path {CHECKPOINT} {options}")
-        assert not Path("digits.onnx").exists()
+@pytest.mark.usefixtures("main")
+def test_failed_check_leaves_an_existing_file_unchanged() -> None:
+    Path("digits.pt2").write_text("earlier")
+    options = commands.parse("export", ["--ckpt_path", str(CHECKPOINT), "--format", "torch"])
+    with pytest.raises(UserError, match="predicts 0 digits differently"):
+        export.main(options, tolerance=-1)
+    assert Path("digits.pt2").read_text() == "earlier"
 
 
 @pytest.mark.parametrize(
-    ("module", "extra", "line"),
-    [("evaluation.export", "onnx", ["export", "--ckpt_path", "x"]), ("photos.mnist_form", "cv2", [])],
+    ("options", "message"),
+    [
+        ("--output no/digits.onnx", "there is no folder no"),
+        ("--output digits.pt2", "ends in .onnx"),
+        ("--data.source sample", "measured on images that it was trained on"),
+    ],
 )
-def test_a_missing_extra_is_told(module: str, extra: str, line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, extra, None)
-    monkeypatch.delitem(sys.modules, f"mnist_lit.{module}", raising=False)
-    if line:
-        with pytest.raises(SystemExit, match="uv run --extra export"):
-            cli.main(line)
-    else:
-        with pytest.raises(UserError, match="uv run --extra photos"):
-            __import__(f"mnist_lit.{module}")
+def test_export_refuses_unsuitable_options(main: Main, options: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        main(f"export --ckpt_path {CHECKPOINT} {options}")
+    assert not Path("digits.onnx").exists()
+
+
+def test_export_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, export.__name__)
+    with pytest.raises(UserError, match="export needs onnx: uv run --extra export"):
+        importlib.import_module(export.__name__)

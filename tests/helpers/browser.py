@@ -1,11 +1,15 @@
-"""The demo page, and a real Chromium that draws on it."""
+"""The demo's server as a process, and a Chromium that draws on its page."""
 
+import contextlib
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,39 +26,59 @@ CHROMIUM, DRIVER = (
 )
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Where the demo is served, started from a folder and without a checkpoint named."""
+@contextlib.contextmanager
+def demo_server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `mnist-lit demo` in a folder; yield its process and the page's address."""
     command = [sys.executable, "-m", "mnist_lit", "demo", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
-        assert process.stdout
-        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-        assert found
-        yield found[0]
-        process.terminate()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder) as process:
+        deadline = threading.Timer(120, process.kill)  # ends a read that would wait forever
+        try:
+            deadline.start()
+            assert process.stdout
+            found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+            deadline.cancel()
+            assert found, "mnist-lit demo did not start"
+            yield process, found[0]
+        finally:
+            deadline.cancel()
+            process.kill()
+            process.wait()
 
 
-def chromium_options() -> tuple[ChromeOptions, ChromeService]:
+@contextlib.contextmanager
+def chromium() -> Iterator[Chrome]:
+    """Run a headless Chromium; at the end kill it and its driver, and delete their files."""
     options = ChromeOptions()
     options.binary_location = CHROMIUM or ""
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,900"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return options, ChromeService(DRIVER)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        environment = {**os.environ, "HOME": folder, "TMPDIR": folder}
+        service = ChromeService(DRIVER, env=environment, popen_kw={"start_new_session": True})
+        try:
+            with Chrome(options, service) as browser:
+                yield browser
+        finally:
+            if hasattr(service, "process"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(service.process.pid, signal.SIGKILL)
+                service.process.wait()
 
 
 def draw(page: Chrome, strokes: list[str], touch: bool) -> None:
+    """Draw strokes, as in helpers.paper, on the page's canvas, with the mouse or a finger."""
     paper = page.find_element(By.ID, "paper")
     side = paper.size["width"]
     pointer = PointerInput(POINTER_TOUCH, "finger") if touch else None
-    hand = ActionChains(page, duration=5, devices=[pointer] if pointer else None)
+    actions = ActionChains(page, duration=5, devices=[pointer] if pointer else None)
     for stroke in strokes:
         points: Array = np.array([point.split(",") for point in stroke.strip("!").split()], float)
         path = points if stroke.startswith("!") else curve(points)[::3]
         offsets = ((path - 0.5) * [0.45, 0.65] * side).round().astype(int)
         for index, (x, y) in enumerate(offsets.tolist()):
-            hand.w3c_actions.pointer_action.move_to(paper, x, y)
+            actions.w3c_actions.pointer_action.move_to(paper, x, y)
             if index == 0:
-                hand.w3c_actions.pointer_action.pointer_down()
-        hand.w3c_actions.pointer_action.pointer_up()
-    hand.perform()
+                actions.w3c_actions.pointer_action.pointer_down()
+        actions.w3c_actions.pointer_action.pointer_up()
+    actions.perform()

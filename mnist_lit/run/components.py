@@ -1,0 +1,125 @@
+"""The parts that the project adds to a Trainer: folder and logger of the run, callbacks, and strategy."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
+
+from mnist_lit.callbacks.checkpointing import RunCheckpoint
+from mnist_lit.callbacks.divergence import DivergenceStop
+from mnist_lit.callbacks.figures import FitFigures, TestFigures
+from mnist_lit.callbacks.predictions import PredictionWriter
+from mnist_lit.callbacks.prepared import PreparedImages
+from mnist_lit.callbacks.processes import SlurmRequeue
+from mnist_lit.callbacks.progress import ProgressBar
+from mnist_lit.callbacks.record import RunLogger
+from mnist_lit.callbacks.resume import PlateauStep, RandomState, ResumeGuard
+from mnist_lit.callbacks.watch_test import WatchTest
+from mnist_lit.files import new_version
+from mnist_lit.run.resume import slurm_folder
+
+
+def new_run_folder(options: Namespace, logs: Path, folder: Path | None, resumes: bool) -> Path | None:
+    """Create the folder of a new run, in its first process; None if it already has one, or writes nothing.
+
+    Args:
+        options: The options of fit.
+        logs: Folder of all runs.
+        folder: Folder of a resumed run, or of a part of a comparison or search.
+        resumes: Whether the run continues from a checkpoint.
+
+    Raises:
+        UserError: The root folder contains the state of another SLURM job.
+    """
+    if folder and not resumes:
+        slurm_folder(logs.parent, None)
+    if folder or options.trainer.fast_dev_run:
+        return None
+    runs = logs / str(options.model.backbone.class_path).rpartition(".")[2].lower()
+    name = None if resumes else slurm_folder(logs.parent, runs)
+    if name is None and getattr(rank_zero_only, "rank", 0) == 0:
+        name = f"version_{new_version(runs)}"
+    return runs / (name or "version_0")  # other processes write nothing
+
+
+def run_logger(
+    command: str, options: Namespace, folder: Path | None, step: int | None, is_changed: bool
+) -> RunLogger | Literal[False]:
+    """TensorBoard's log in the run's folder: of a fit, or of a test of the whole test set with the run's options.
+
+    Args:
+        command: "fit", "validate", "test" or "predict".
+        options: The options of the command.
+        folder: Folder of the run, or None.
+        step: Training steps of the checkpoint that the command starts from, or None for a new run.
+        is_changed: Whether options differ from those of the checkpoint.
+    """
+    trainer = options.trainer
+    if folder is None or trainer.fast_dev_run:
+        return False
+    if command == "fit":
+        return RunLogger(folder, purge_step=step)  # what a killed run has logged after its checkpoint is logged again
+    is_whole = trainer.limit_test_batches is None and not trainer.overfit_batches
+    if command == "test" and is_whole and not is_changed:
+        return RunLogger(folder, step=max((step or 0) - 1, 0))  # the step of the last epoch's metrics
+    return False
+
+
+def command_callbacks(
+    command: str, options: Namespace, logger: Logger | Literal[False], folder: Path | None
+) -> list[Callback]:
+    """The callbacks of a command, in addition to those that every command has."""
+    trainer = options.trainer
+    callbacks: list[Callback] = [] if trainer.enable_progress_bar is False else [ProgressBar()]
+    if command == "test":
+        callbacks.append(TestFigures())
+    if command == "predict":
+        callbacks.append(PredictionWriter(folder or Path()))
+    if command != "fit":
+        return callbacks
+    callbacks += [FitFigures(), PreparedImages(), RandomState(), ResumeGuard(), PlateauStep(), DivergenceStop()]
+    if options.watch_test:
+        callbacks.append(WatchTest())
+    if SLURMEnvironment.detect():
+        callbacks.append(SlurmRequeue())
+    if logger:
+        callbacks.append(LearningRateMonitor(logging_interval="step"))
+    has_own = any(isinstance(callback, ModelCheckpoint) for callback in as_list(trainer.callbacks))
+    if (logger or trainer.enable_checkpointing) and trainer.enable_checkpointing is not False and not has_own:
+        callbacks += [RunCheckpoint("best", monitor="accuracy/val"), RunCheckpoint("last")]
+    return callbacks
+
+
+def strategy(options: Namespace) -> Any:
+    """The strategy of the Trainer: for several devices, DDP that does not send BatchNorm statistics in each step.
+
+    Only evaluation uses them; SyncProcesses sends them before it.
+    """
+    trainer = options.trainer
+    if trainer.strategy not in ("auto", "ddp") or _device_count(trainer) == 1:
+        return trainer.strategy
+    return DDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def _device_count(trainer: Namespace) -> int:
+    """Number of devices, on all nodes, that the options of the Trainer ask for."""
+    devices: Any = trainer.devices
+    if isinstance(devices, str) and devices.lstrip("-").isdecimal():
+        devices = int(devices)
+    if devices in ("auto", -1):
+        devices = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
+    if isinstance(devices, str):  # such as "0,1"
+        devices = [device for device in devices.split(",") if device]
+    return max(len(devices) if isinstance(devices, list) else int(devices), 1) * int(trainer.num_nodes)
+
+
+def as_list(value: Any) -> list[Any]:
+    """An option for which a user may give one object, several or none."""
+    return value if isinstance(value, list) else [] if value is None else [value]

@@ -1,0 +1,197 @@
+"""A checkpoint as the start of a command: the settings of its run, and what may change."""
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
+
+from mnist_lit import UserError
+from mnist_lit.checkpoints.find import find_checkpoint
+from mnist_lit.checkpoints.io import load, remove_old, settings
+from mnist_lit.checkpoints.trust import foreign_modules
+from mnist_lit.files import LOGS, project_path
+
+
+class Restored(NamedTuple):
+    """A checkpoint and the run that it belongs to."""
+
+    path: Path
+    checkpoint: dict[str, Any]
+    run_folder: Path | None
+    """Folder of the run; None for a file elsewhere, and for the tracked reference runs, which never change."""
+    config: str
+    """The settings of the run as JSON: all of them to resume it, else those of the model and the data."""
+    trusted: set[str]
+    """Modules that the user has named on the command line."""
+
+
+def restore(command: str, options: Namespace, logs: Path, backbone: str | None) -> Restored:
+    """Load the checkpoint that a command starts from.
+
+    Args:
+        command: "fit", "validate", "test" or "predict".
+        options: The user's options.
+        logs: Folder of runs.
+        backbone: Class path of the network that the user has named, or None.
+
+    Raises:
+        UserError: The checkpoint does not exist, is damaged, or cannot be used for this command.
+    """
+    path = find_checkpoint(options.ckpt_path, logs, backbone, to_resume=command == "fit")
+    checkpoint = load(path)
+    if command == "fit" and "optimizer_states" not in checkpoint:
+        raise UserError(f"{path} holds only weights: a run cannot be resumed from it.")
+    # a user may name any class; a file may not
+    trusted = {*options.trust, *foreign_modules([options.model.as_dict(), options.trainer.as_dict()])}
+    references = {(folder / "reference").resolve() for folder in (logs, project_path(LOGS))}
+    folder = path.parent.parent
+    is_run = path.parent.name == "checkpoints" and (folder / "config.yaml").exists()
+    run_folder = folder if is_run and not references & set(path.resolve().parents) else None
+    config: dict[str, Any] = settings(checkpoint)
+    unknown = config["model"].keys() - vars(options.model).keys()
+    if unknown:
+        raise UserError(
+            f"{path} was saved by another version of mnist-lit, which had --model.{min(unknown)}: use that version, or "
+            "train again."
+        )
+    if "backbone" not in config["model"]:  # the classifier was built in Python
+        config["model"]["backbone"] = options.model.backbone.as_dict()
+    if command == "fit" and run_folder:
+        config = _read_config(run_folder / "config.yaml")  # also the options of the trainer
+        trusted |= {f"lightning.pytorch.{package}" for package in ("callbacks", "loggers", "plugins", "profilers")}
+    try:
+        return Restored(path, checkpoint, run_folder, json.dumps(config), trusted)
+    except TypeError as error:  # a tensor among the settings
+        raise UserError(f"{path} was not saved by mnist-lit: its settings are not plain values.") from error
+
+
+@contextlib.contextmanager
+def report_misfit(restored: Restored | None) -> Iterator[None]:
+    """Report in one line that classes cannot be built from the settings of a checkpoint.
+
+    Raises:
+        UserError: They cannot.
+    """
+    try:
+        yield
+    except (UserError, MisconfigurationException):
+        raise
+    except Exception as error:  # any class may raise any error for the arguments in the file
+        if restored is None:
+            raise
+        raise UserError(f"{restored.path} does not fit its classes: {' '.join(str(error).split())}") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is not a recipe: it may hold only plain values.") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a recipe: it must map options to values.")
+    for part in ("model", "data"):
+        if isinstance(config.get(part), dict):
+            config[part] = remove_old(part, config[part])
+    return config
+
+
+def changed_options(original: Namespace, options: Namespace, checkpoint: dict[str, Any]) -> list[str]:
+    """Names of the model's options, and of the data options in the checkpoint, that differ from those of its run."""
+    names = [f"model.{name}" for name in vars(options.model)]
+    names += [f"data.{name}" for name in settings(checkpoint)["data"]]
+    return [name for name in names if original[name] != options[name]]
+
+
+def check_changes(command: str, original: Namespace, options: Namespace, changed: list[str]) -> None:
+    """Check that a run is resumed with its own options, and not measured on images that it was trained on.
+
+    Raises:
+        UserError: An option must not be changed.
+    """
+    if command == "fit" and changed:
+        raise UserError(
+            f"{options.ckpt_path} was trained with another --{changed[0]}, and a resumed run cannot change it: leave "
+            "it out, or start a new run without --ckpt_path."
+        )
+    split = {"data.source", "data.val_size"} & set(changed)
+    if split and (command == "validate" or (original.data.source, options.data.source) == ("mnist", "sample")):
+        raise UserError(
+            f"With another --{min(split)}, {command} would measure on images that {options.ckpt_path} was trained on."
+        )
+
+
+def check_unfinished(options: Namespace, checkpoint: dict[str, Any]) -> None:
+    """Check that a run to resume has epochs and steps left; Lightning (2.6.6) would add to its log and end.
+
+    Raises:
+        UserError: It has none left, or the checkpoint does not contain their number.
+    """
+    try:
+        epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{options.ckpt_path} cannot be resumed: it does not contain its progress.") from error
+    trainer = options.trainer
+    for unit, done, wanted in (
+        ("steps", checkpoint["global_step"], trainer.max_steps),
+        ("epochs", epochs, trainer.max_epochs),
+    ):
+        if wanted is not None and 0 < wanted <= done:
+            longer = f"give a larger --trainer.max_{unit}"
+            if options.model.schedule == "one_cycle":  # its learning rate has reached its end
+                longer = "start a new run with more of them, without --ckpt_path"
+            raise UserError(f"{options.ckpt_path}: all {done} {unit} of this run are done; to train longer, {longer}.")
+
+
+def next_command(command: str, checkpoint: Path, options: Namespace) -> str:
+    """The command line that continues from a checkpoint of this run.
+
+    Args:
+        command: "fit" or "test".
+        checkpoint: The checkpoint.
+        options: The options of this run.
+    """
+    words = ["--ckpt_path", str(checkpoint)]
+    if command != "fit" and options.data.source == "mnist" and options.data.data_dir != "data":
+        words += ["--data.data_dir", options.data.data_dir]
+    modules = foreign_modules([options.model.as_dict(), options.trainer.as_dict() if command == "fit" else {}])
+    modules = {module for module in modules if not module.startswith("lightning.")}
+    words += ["--trust", *sorted(modules)] if modules else []
+    program = "python -m mnist_lit" if Path(sys.argv[0]).name == "__main__.py" else "mnist-lit"
+    return uv_run(f"{program} {command} {shlex.join(words)}")
+
+
+def uv_run(command: str) -> str:
+    """The command with the prefix that this program was started with."""
+    return f"uv run {command}" if "UV" in os.environ else command  # uv sets UV for its child processes
+
+
+def slurm_folder(root: Path, runs: Path | None) -> str | None:
+    """Within a SLURM job, the name of the run's folder, in which a requeued job resumes; else None.
+
+    Args:
+        root: Folder where Lightning stores the state of a job, and searches for it.
+        runs: Folder of the network's runs, or None for a run of a comparison or search.
+
+    Raises:
+        UserError: Lightning would resume another job, or another run of this job.
+    """
+    if not SLURMEnvironment.detect():
+        return None
+    is_requeued = "SLURM_RESTART_COUNT" in os.environ
+    states = sorted(root.glob("hpc_ckpt_*.ckpt"))  # Lightning (2.6.6) resumes from the newest
+    if states and (runs is None or not is_requeued):
+        raise UserError(
+            f"{states[-1]} is the state of a SLURM job: delete it, or give this job its own folder with "
+            "--trainer.default_root_dir."
+        )
+    folder = f"job_{SLURMEnvironment.job_id()}"
+    return None if runs is None or ((runs / folder).exists() and not is_requeued) else folder

@@ -1,0 +1,110 @@
+"""Workarounds for faults of Lightning 2.6.6 and jsonargparse 4.53; a test fails when a private name is gone."""
+
+import contextlib
+import logging
+import threading
+import warnings
+from collections.abc import Collection, Iterator
+
+from jsonargparse import _common, set_parsing_settings
+from lightning.pytorch import Trainer
+
+from mnist_lit import UserError
+from mnist_lit.checkpoints.trust import TRUSTED_MODULES
+
+SILENCED_WARNINGS = (
+    "LightningCLI's args parameter",  # `run` takes its arguments from the command line and from `compare`
+    "The '.*' does not have many workers",  # whole batches are read from memory: workers would only slow that down
+    "The number of training batches",  # only the learning rate is logged in a step
+    "Checkpoint directory .* exists and is not empty",  # a resumed run continues in its folder
+    "The dirpath has changed from",  # the same folder, spelled differently
+    "Be aware that when using `ckpt_path`, callbacks",  # a test has no checkpoint callbacks
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # inside Lightning
+    "It is recommended to use `self.log\\(",  # torchmetrics has synchronized the figures already
+    "You are using a custom batch sampler",  # for predictions; it leaves out no image
+    "You requested to overfit but enabled train dataloader shuffling",  # Lightning then switches it off
+    "You called `self.log\\(.*no logger",  # the user wants none, or the command needs none
+)
+"""Warnings that a user cannot act on, as regular expressions for their beginnings."""
+
+SILENCED_MESSAGES = (
+    "Tip: For seamless",
+    "TPU available",
+    "Your model can run with static graph",
+    "Loading `train_dataloader` to",
+    "Restoring states from the checkpoint",
+    "Received SIG",
+)
+"""Beginnings of Lightning's messages that say nothing about this run."""
+
+
+@contextlib.contextmanager
+def silence_warnings() -> Iterator[None]:
+    """Silence warnings and messages that a user cannot act on.
+
+    TensorBoard's writer thread passes its OSError on to the run, which reports it, so its traceback is silenced too.
+    """
+    thread_hook = threading.excepthook
+    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _LOGGERS]
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, OSError):
+            thread_hook(args)
+
+    threading.excepthook = report
+    for logger in loggers:
+        logger.addFilter(_is_useful)
+    try:
+        with warnings.catch_warnings():
+            for beginning in SILENCED_WARNINGS:
+                warnings.filterwarnings("ignore", beginning)
+            yield
+    finally:
+        threading.excepthook = thread_hook
+        for logger in loggers:
+            logger.removeFilter(_is_useful)
+
+
+_LOGGERS = ("utilities.rank_zero", "trainer.connectors.signal_connector")
+
+
+def _is_useful(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in SILENCED_MESSAGES)
+
+
+@contextlib.contextmanager
+def limit_imports(trusted: Collection[str]) -> Iterator[None]:
+    """Let jsonargparse import only classes of trusted modules, however a file spells their names.
+
+    jsonargparse can add entries to its list of allowed imports, but not remove them, so the list is restored here.
+
+    Args:
+        trusted: Modules, packages or classes, in addition to `TRUSTED_MODULES`.
+
+    Raises:
+        UserError: A trusted name does not have the form of an import path.
+    """
+    for name in trusted:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise UserError(f"--trust takes packages or modules, as Python imports them, not {name}.")
+    keys = ("import_path_verdicts", "import_paths_enforced")
+    before = {key: _common.parsing_settings[key] for key in keys}
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*TRUSTED_MODULES, *trusted])
+    try:
+        yield
+    finally:
+        _common.parsing_settings.update(before)
+
+
+def stop_sigterm_broadcast(trainer: Trainer) -> None:
+    """Do not let processes wait for each other because of SIGTERM: the project's own handler ends them.
+
+    Lightning waits for the other processes inside its handler of SIGTERM, where they may already wait for this one, and
+    asks them about SIGTERM before each batch. There is no public switch.
+    """
+    trainer._signal_connector._sigterm_notifier_fn = _do_nothing  # type: ignore[method-assign, assignment]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing  # type: ignore[method-assign]
+
+
+def _do_nothing(*_: object) -> None:
+    pass

@@ -1,0 +1,103 @@
+"""`mnist-lit read` through the real command line."""
+
+import csv
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from helpers.paper import picture, seven
+from PIL import Image
+
+from mnist_lit import UserError, cli
+from mnist_lit.photos.read import load_digits
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with pictures in `mine`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    seven().save("mine/it's a, seven [1].png")
+    picture(14, True).image.save("mine/four.jpg")
+    return tmp_path
+
+
+def rows() -> list[dict[str, str]]:
+    with Path("predictions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.usefixtures("folder")
+def test_read_writes_a_table_and_a_contact_sheet(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["read", "mine", "--show"])
+    out, err = capsys.readouterr()
+    assert err == ""
+    head = [cell.strip() for cell in out.splitlines()[0].split("|")[1:-1]]
+    assert head == ["file", "digit", "confidence", "second guess", "second confidence"]
+    assert "it's a, seven [1].png" in out
+    assert "Saved predictions.csv and predictions.png" in out
+    assert [(row["file"], row["digit"]) for row in rows()] == [
+        ("mine/four.jpg", "4"),
+        ("mine/it's a, seven [1].png", "7"),
+    ]
+    assert all(1 >= float(row["confidence"]) > float(row["second_confidence"]) for row in rows())
+    with Image.open("predictions.png") as sheet:
+        assert sheet.width > 200
+
+
+@pytest.mark.usefixtures("folder")
+def test_unreadable_files_are_reported_and_the_others_read(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine/notes.txt").write_text("Tuesday")
+    Path("empty").mkdir()
+    with pytest.raises(SystemExit) as end:
+        cli.main(["read", "mine/four.jpg", "mine/*seven*", "mine", "nowhere", "empty"])
+    assert end.value.code == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "mnist-lit: error: mine/notes.txt: not a picture in a common format, such as JPEG or PNG.",
+        "mnist-lit: error: nowhere: no such file.",
+        "mnist-lit: error: empty: no files in this folder.",
+    ]
+    assert [row["digit"] for row in rows()] == ["4", "7"]
+    assert not Path("predictions.png").exists()
+
+
+def test_nothing_is_written_if_no_picture_could_be_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["read", "nowhere", "--show"])
+    assert end.value.code == 1
+    assert capsys.readouterr() == ("", "mnist-lit: error: nowhere: no such file.\n")
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_invert_applies_to_all_pictures() -> None:
+    cli.main(["read", "--no-invert", "mine/four.jpg"])
+    assert rows()[0]["digit"] == "4"
+    dark, light = (load_digits(["mine/four.jpg"], invert)[0]["mine/four.jpg"] for invert in (False, True))
+    assert (dark != light).any()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_missing_checkpoint_is_reported_before_pictures_are_read() -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["read", "mine", "--ckpt_path", "last"])
+    assert str(end.value.code).startswith("mnist-lit: error: last: ")
+
+
+def test_help_does_not_import_torch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "mnist_lit", "read", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "several digits" in done.stdout
+    assert "Example: mnist-lit read" in done.stdout
+    assert "argparse" in done.stderr
+    assert "torch" not in done.stderr
+
+
+@pytest.mark.parametrize(("command", "extra"), [("read", "photos"), ("demo", "demo")])
+def test_a_missing_opencv_names_the_extra(command: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, f"mnist_lit.photos.{command}", raising=False)
+    with pytest.raises(UserError, match=f"needs cv2: uv run --extra {extra} mnist-lit {command}"):
+        import_module(f"mnist_lit.photos.{command}")

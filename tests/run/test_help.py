@@ -1,0 +1,49 @@
+"""Help, version and completion are quick and complete."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import mnist_lit
+from mnist_lit import cli
+from mnist_lit.commands import COMMANDS
+
+
+@pytest.mark.parametrize("args", ["--help", "--version", ""])
+def test_help_and_version_import_no_torch(args: str) -> None:
+    code = f"import sys; from mnist_lit.cli import main; main({args.split()}); assert 'torch' not in sys.modules"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed == f"mnist-lit {mnist_lit.__version__}\n" if args == "--version" else "compare" in printed
+
+
+def test_help_and_errors_of_own_parsers_import_no_torch() -> None:
+    own = [command for command, (module, _) in COMMANDS.items() if module != "mnist_lit.run.lightning_cli"]
+    assert len(own) >= 7
+    lines = [*([command, "--help"] for command in own), ["export", "--format=onnx"], ["publish", "a", "b", "--c"]]
+    code = "import contextlib, sys\nfrom mnist_lit.cli import main\n"
+    code += f"for line in {lines}:\n    with contextlib.suppress(SystemExit):\n        main(line)\n"
+    code += "print(sorted({'torch', 'lightning', 'numpy'} & sys.modules.keys()))"
+    process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert process.stdout.count("usage: ") == len(own)
+    assert process.stdout.endswith("\n[]\n")
+    assert "--ckpt_path" in process.stderr.splitlines()[0]
+    assert "unrecognized arguments: --c;" in process.stderr.splitlines()[1]
+
+
+def test_completion_script_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for shell in ("bash", "zsh"):
+        cli.main(["--print_completion", shell])
+        assert f"-W '{' '.join(COMMANDS)}' mnist-lit" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="takes bash or zsh"):
+        cli.main(["--print_completion", "fish"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert not end.value.code
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(rf"[Ee]xamples?:? mnist-lit {command}", printed)
