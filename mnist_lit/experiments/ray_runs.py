@@ -173,6 +173,7 @@ class ProgressTable(Progress):
         )
         self.rows: dict[str, TaskID] = {}
         self.total, self.succeeded, self.failed = total, 0, 0
+        self._show_counts()
 
     def show(self, name: str, state: str) -> None:
         """Show the state of a run."""
@@ -187,4 +188,7 @@ class ProgressTable(Progress):
         report_outcome(run, outcome, self.console.out)
         self.failed += isinstance(outcome, UserError)
         self.succeeded += not isinstance(outcome, UserError)
+        self._show_counts()
+
+    def _show_counts(self) -> None:
         self.show("all runs", f"{self.succeeded} of {self.total} succeeded, {self.failed} failed")

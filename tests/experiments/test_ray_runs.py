@@ -128,7 +128,7 @@ def test_failed_start_creates_no_files(
     assert not Path("lightning_logs").exists()
 
 
-def test_progress_table_shows_active_runs_below_a_line_per_finished_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_table_shows_totals_and_active_runs(capsys: pytest.CaptureFixture[str]) -> None:
     runs = [Run(Recipe("good", [], {}), seed) for seed in (42, 43, 44)]
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     table = ProgressTable(3, console)
@@ -140,9 +140,9 @@ def test_progress_table_shows_active_runs_below_a_line_per_finished_run(capsys: 
         console.print(table.get_renderable())
     rows = [re.sub(" +", " ", row) for row in re.sub(r"\x1b\[[\d;]*m", "", capture.get()).splitlines()]
     assert rows == [
+        "all runs 0 of 3 succeeded, 1 failed 0:00:00",
         "good, seed 43 epoch 1 of 15 0:00:00",
         "good, seed 44 epoch 2 of 15, validation 98.76 % 0:00:00",
-        "all runs 0 of 3 succeeded, 1 failed 0:00:00",
     ]
     assert capsys.readouterr().err == "mnist-lit: error: good, seed 42: The loss became nan\n"
 
