@@ -62,6 +62,3 @@ def error_line(main: Main, line: str, capsys: pytest.CaptureFixture[str]) -> str
     assert message.startswith("mnist-lit: error: ")
     assert "\n" not in message
     return message
-
-
-error = error_line  # the name that tests/experiments still uses
