@@ -119,10 +119,11 @@ def hyperparameters(trainer: Trainer, model: DigitClassifier) -> dict[str, str]:
     text card and config.yaml hold all settings.
     """
     data = getattr(trainer, "datamodule", None)
+    training = (model.hparams["lr"], getattr(data, "batch_size", "?"), os.environ.get("PL_GLOBAL_SEED", "none"))
     return {
-        "Model (parameters)": f"{type(model.backbone).__name__} ({parameter_count(model):,})",
-        "learning rate, batch size": f"{model.hparams['lr']}, {getattr(data, 'batch_size', 'unknown')}",
-        "seed": os.environ.get("PL_GLOBAL_SEED", "none"),
+        "Model": type(model.backbone).__name__,
+        "learning rate, batch size, seed": ", ".join(map(str, training)),
+        "parameters": f"{parameter_count(model):,}",
     }
 
 

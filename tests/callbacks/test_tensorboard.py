@@ -35,7 +35,7 @@ def test_tensorboard_shows_the_run(main: Main) -> None:
         assert chart["multiline"]["tag"] == ["accuracy/train", "accuracy/val", "accuracy/test"]
 
         experiment = server.get("hparams/experiment", {})
-        columns = {"Model (parameters)": "DS_CNN_V1 (5,226)", "learning rate, batch size": "0.02, 50", "seed": "42"}
+        columns = {"Model": "DS_CNN_V1", "learning rate, batch size, seed": "0.02, 50, 42", "parameters": "5,226"}
         assert {info["name"] for info in experiment["hparamInfos"]} == columns.keys()
         metrics = [info["name"] for info in experiment["metricInfos"]]
         assert [metric["tag"] for metric in metrics] == ["accuracy/val", "accuracy/test"]
