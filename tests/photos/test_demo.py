@@ -120,8 +120,8 @@ def page(browser: Chrome, address: str) -> Iterator[Chrome]:
 
 
 def answer(page: Chrome, pattern: str) -> str:
-    """The page's answer, as soon as it matches the pattern, or after three seconds."""
-    for _ in range(30):
+    """The page's answer, as soon as it matches the pattern, or after a minute."""
+    for _ in range(600):
         text = page.find_element(By.ID, "answer").text
         if re.search(pattern, text):
             break
