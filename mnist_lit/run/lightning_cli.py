@@ -60,6 +60,7 @@ class DigitCLI(LightningCLI):
     def __init__(
         self, args: list[str], folder: Path | None, extra_callbacks: Sequence[Callback], print_next: bool
     ) -> None:
+        self.command = args[0]
         self.run_folder = folder
         self.extra_callbacks = extra_callbacks
         self.print_next = print_next
@@ -73,17 +74,16 @@ class DigitCLI(LightningCLI):
                 MNISTDataModule,
                 args=args,
                 parser_class=Parser,
-                parser_kwargs=LIGHTNING_HELP,
+                parser_kwargs={args[0]: LIGHTNING_HELP[args[0]]},
                 seed_everything_default=42,
                 trainer_defaults=DEFAULTS,
                 save_config_kwargs={"overwrite": True},  # the user may name the folder of an earlier run
                 auto_configure_optimizers=False,
             )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return Lightning's subcommands without the option to load a checkpoint unsafely."""
-        return {name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The command that is run, with no parser for the others, and no option to load a checkpoint unsafely."""
+        return {self.command: LightningCLI.subcommands()[self.command] | {"weights_only"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help=TRUST)
