@@ -28,6 +28,8 @@ class DigitClassifier(LightningModule):
         augment: Random distortion of the training images, after resizing and before normalization, float 0..1
             (N, 1, image_size, image_size) to the same: any nn.Module.
         image_size: Height and width in pixels of the backbone's input, 8 or more.
+        contrast: Divide each image by its brightest pixel.
+        threshold: Soft threshold that removes noise, as a fraction of white from 0 to below 1.
         deskew: Shear each digit upright by its moments.
         center: Move each digit's center of mass to the middle of the image.
         rescale: Scale each digit halfway to a common width and height, measured by the spread of its ink.
@@ -38,7 +40,7 @@ class DigitClassifier(LightningModule):
         warmup: Fraction of the steps in which "one_cycle" rises to its peak, above 0 and below 1.
 
     Raises:
-        UserError: The image size is below 8.
+        UserError: The image size is below 8, or the threshold out of range.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class DigitClassifier(LightningModule):
         backbone: nn.Module,
         augment: nn.Module | None = None,
         image_size: PositiveInt = 28,
+        contrast: bool = False,
+        threshold: NonNegativeFloat = 0.0,
         deskew: bool = False,
         center: bool = False,
         rescale: bool = False,
@@ -59,7 +63,7 @@ class DigitClassifier(LightningModule):
             self.save_hyperparameters(logger=False)
         # LightningCLI stores modules by class path, which can be saved; Python code passes instances, which cannot
         self.remove_ignored_hparams([name for name, value in self.hparams.items() if isinstance(value, nn.Module)])
-        self.preprocess = Preprocess(image_size, deskew, center, rescale)
+        self.preprocess = Preprocess(image_size, contrast, threshold, deskew, center, rescale)
         self.augment = augment
         self.backbone = backbone
         self.train_metrics = BufferedMetrics("train")

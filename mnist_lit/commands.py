@@ -15,7 +15,7 @@ COMMANDS = {
     "test": ("mnist_lit.run.lightning_cli", "measure a checkpoint on the test images"),
     "predict": ("mnist_lit.run.lightning_cli", "write a checkpoint's predictions for the test images to a file"),
     "read": ("mnist_lit.photos.read", "read handwritten digits in pictures"),
-    "compare": ("mnist_lit.experiments.compare", "train and test several recipes, and compare their results"),
+    "compare": ("mnist_lit.experiments.compare", "train several recipes, measure them, and compare their results"),
     "search": ("mnist_lit.experiments.search", "optimize options of a recipe with Optuna"),
     "robustness": ("mnist_lit.evaluation.robustness", "accuracy of checkpoints on distorted test images"),
     "export": ("mnist_lit.evaluation.export", "write a checkpoint as ONNX or torch.export, checked against it"),
@@ -116,25 +116,40 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _folds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"takes a whole number of 2 or more, not {text}")
+    return int(text)
+
+
 def _compare() -> CommandParser:
     parser = CommandParser(
         "compare",
-        usage="[CONFIG ...] [--seeds N] [--change '...'] [--resume] [--ray] [any option of mnist-lit fit]",
+        usage="[CONFIG ...] [--seeds N] [--folds K] [--change '...'] [--resume] [--ray] [any option of mnist-lit fit]",
         description="""\
 Train and test each recipe, and report the results in a table and the accuracy curves in a plot.
 
 Writes results.md, results.json and accuracy.png into lightning_logs/compare/version_N, beside the runs. Each run reads
-the test set once, with the weights of the last epoch.""",
+the test set once, with the weights of the last epoch. To choose a recipe, use --folds, with which no run reads it.""",
         epilog="""\
 CONFIG: recipes as YAML files, before all options; by default the recipes of the three networks.
 
 examples:
   mnist-lit compare --data.source sample --trainer.max_epochs 5
-  mnist-lit compare configs/ds_cnn_v2.yaml --change model.deskew=false --seeds 5""",
+  mnist-lit compare configs/ds_cnn_v2.yaml --change model.deskew=false --seeds 5
+  mnist-lit compare configs/ds_cnn_v2.yaml --change model.lr=0.03 --folds 6""",
         passes_on=True,
     )
     seeds = "runs per recipe; their seeds count up from the recipe's (default: 1)"
     parser.add_argument("--seeds", type=_count, default=1, metavar="N", help=seeds)
+    parser.add_argument(
+        "--folds",
+        type=_folds,
+        default=0,
+        metavar="K",
+        help="cross-validation instead of a test: train each recipe and seed K times, each time without another K-th "
+        "of the training images (neighbors in their file, so of other writers), and measure it on that part",
+    )
     parser.add_argument(
         "--change",
         action="append",

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
+from mnist_lit import UserError
 from mnist_lit.preprocess import SPREAD, Preprocess, Straighten
 
 
@@ -79,7 +80,38 @@ def test_slanted_stroke_becomes_upright_and_centered() -> None:
 
 
 def test_blank_image_stays_blank() -> None:
-    assert torch.equal(Straighten(True, True, True)(torch.zeros(2, 1, 28, 28)), torch.zeros(2, 1, 28, 28))
+    preprocess = Preprocess(18, contrast=True, threshold=0.1, deskew=True, center=True, rescale=True)
+    assert torch.equal(preprocess.prepare(torch.zeros(2, 1, 28, 28)), torch.zeros(2, 1, 18, 18))
+
+
+def slow_clean(image: list[int], contrast: bool, threshold: float) -> list[float]:
+    """The definition, pixel by pixel, of an image 0..255."""
+    white = max(image) or 255 if contrast else 255
+    return [max(value / white - threshold, 0) / (1 - threshold) for value in image]
+
+
+@pytest.mark.parametrize("contrast", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.9])
+def test_cleaning_equals_its_definition(contrast: bool, threshold: float) -> None:
+    pixels = torch.randint(256, (4, 1, 28, 28), generator=torch.Generator().manual_seed(0))
+    pixels = pixels * torch.tensor([1, 0.3, 1 / 255, 0])[:, None, None, None]  # bright, faint, fainter, blank
+    pixels = pixels.to(torch.uint8)
+    result = Preprocess(28, contrast=contrast, threshold=threshold).prepare(pixels)
+    expected = [slow_clean(image.flatten().tolist(), contrast, threshold) for image in pixels]
+    torch.testing.assert_close(result.flatten(1), torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_contrast_and_noise_below_the_threshold_change_nothing() -> None:
+    preprocess = Preprocess(18, contrast=True, threshold=0.2, deskew=True, center=True, rescale=True)
+    image = torch.where(strokes(0.3) > 0.2, strokes(0.3), 0.0) * 255
+    noisy = torch.where(image > 0, image, torch.rand(image.shape) * 0.2 * 255)
+    torch.testing.assert_close(preprocess(noisy * 0.25), preprocess(image), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.0])
+def test_threshold_out_of_range_is_an_error(threshold: float) -> None:
+    with pytest.raises(UserError, match="threshold must be from 0 to below 1"):
+        Preprocess(18, threshold=threshold)
 
 
 def test_pixels_are_scaled_and_normalized() -> None:
@@ -110,7 +142,7 @@ def test_weight_averaging_does_not_change_preprocessing() -> None:
 
 def test_preprocessing_can_be_exported() -> None:
     images = (torch.cat([strokes(0.3), strokes(-0.3, 2)]) * 255).to(torch.uint8)
-    preprocess = Preprocess(16, deskew=True, center=True, rescale=True)
+    preprocess = Preprocess(16, contrast=True, threshold=0.1, deskew=True, center=True, rescale=True)
     dynamic = {"images": {0: torch.export.Dim("n")}}
     exported = torch.export.export(preprocess, (images,), dynamic_shapes=dynamic).module()
     torch.testing.assert_close(exported(images[:1].repeat(5, 1, 1, 1)), preprocess(images[:1]).repeat(5, 1, 1, 1))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -31,6 +31,12 @@ class MNISTDataModule(LightningDataModule):
             or as .gz; missing files are downloaded.
         batch_size: Images per training batch, in each process.
         val_size: Number of validation images; by default 5,000, or 500 of the sample.
+        folds: For cross-validation: divide the images into this number of folds, 2 or more, and validate on one of
+            them instead of on `val_size` images.
+        fold: The fold to validate on, from 0 to `folds` - 1.
+
+    Raises:
+        UserError: The folds are too few, the fold does not exist, or `val_size` is given too.
     """
 
     def __init__(
@@ -39,14 +45,23 @@ class MNISTDataModule(LightningDataModule):
         data_dir: str = "data",
         batch_size: PositiveInt = 128,
         val_size: PositiveInt | None = None,
+        folds: PositiveInt | None = None,
+        fold: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
+        if folds is not None and not (folds >= 2 and fold < folds and val_size is None):
+            raise UserError(
+                f"--data.folds {folds} needs two or more folds, --data.fold {fold} from 0 to {folds - 1}, and no "
+                "--data.val_size."
+            )
         # what a checkpoint stores: the experiment, not the machine
-        self.save_hyperparameters("source", "batch_size", "val_size", logger=False)
+        self.save_hyperparameters("source", "batch_size", "val_size", "folds", "fold", logger=False)
         self.source = source
         self.data_dir = Path(data_dir).expanduser()
         self.batch_size = batch_size
         self.val_size = val_size if val_size is not None else (5_000 if source == "mnist" else 500)
+        self.folds = folds
+        self.fold = fold
         self.splits: dict[str, DigitDataset] = {}
         """The images and labels of "train", "val" and "test" that have been read so far."""
 
@@ -69,19 +84,27 @@ class MNISTDataModule(LightningDataModule):
             self.splits["test"] = self._dataset(*self._read("test"))
             return
         images, labels = self._read("train")
-        if not 1 <= self.val_size < len(labels):
+        is_val = torch.zeros(len(labels), dtype=torch.bool)
+        is_val[self._val_indices(labels)] = True
+        self.splits["train"] = self._dataset(images[~is_val], labels[~is_val])
+        self.splits["val"] = self._dataset(images[is_val], labels[is_val])
+
+    def _val_indices(self, labels: Tensor) -> Tensor:
+        """Indices of the validation images among the official training images or the sample's."""
+        option, size = ("val_size", self.val_size) if self.folds is None else ("folds", self.folds)
+        if not 1 <= size < len(labels):
             raise UserError(
-                f"--data.val_size {self.val_size} must be from 1 to {len(labels) - 1}: there are {len(labels)} images "
-                "for training and validation."
+                f"--data.{option} {size} must be from 1 to {len(labels) - 1}: there are {len(labels)} images for "
+                "training and validation."
             )
-        # neighbors in the official order often share a writer, and the test set has other writers: a random split
-        # would validate on the writers of the training images, and report too high an accuracy
-        train: Tensor | slice = slice(-self.val_size)
-        val: Tensor | slice = slice(-self.val_size, None)
         if self.source == "sample":  # sorted by digit
-            train, val = sample.split(labels, self.val_size, seed=42)
-        self.splits["train"] = self._dataset(images[train], labels[train])
-        self.splits["val"] = self._dataset(images[val], labels[val])
+            if self.folds is None:
+                return sample.split(labels, size, seed=42)[1]
+            return sample.by_digit(labels, seed=42)[self.fold :: self.folds]
+        # neighbors in the official order often share a writer, and the test set has other writers: random validation
+        # images would be by writers of the training images, and their accuracy too high
+        indices = torch.arange(len(labels))
+        return indices[-size:] if self.folds is None else indices.tensor_split(self.folds)[self.fold]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader("train", self.batch_size, shuffle=True)

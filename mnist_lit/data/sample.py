@@ -27,8 +27,13 @@ def _read_all() -> tuple[Tensor, Tensor]:
 
 def split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
     """A stratified random split: the indices of all other images, and of `size` images."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    by_digit = shuffled[labels[shuffled].argsort(stable=True)]
+    evenly_spaced = torch.arange(size) * len(labels) // size  # so each digit has its share
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    chosen[by_digit[torch.arange(size) * len(labels) // size]] = True  # evenly spaced, so each digit has its share
+    chosen[by_digit(labels, seed)[evenly_spaced]] = True
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+
+
+def by_digit(labels: Tensor, seed: int) -> Tensor:
+    """The indices of all images, sorted by digit, and in random order within each digit."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    return shuffled[labels[shuffled].argsort(stable=True)]

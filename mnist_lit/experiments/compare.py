@@ -1,16 +1,18 @@
-"""`mnist-lit compare`: train and test several recipes, and report their results side by side."""
+"""`mnist-lit compare`: train several recipes, measure them, and report their results side by side."""
 
 import argparse
 import contextlib
 import shlex
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mnist_lit import UserError
+from mnist_lit.experiments.folds import write_folds_report
 from mnist_lit.experiments.plans import plan_folder, resume_hint
 from mnist_lit.experiments.recipes import resolve
 from mnist_lit.experiments.report import write_report
-from mnist_lit.experiments.runs import Outcome, Run, report_outcome, train_and_test
+from mnist_lit.experiments.runs import Outcome, Run, report_outcome, train_and_measure
 from mnist_lit.extras import require
 from mnist_lit.files import project_path
 
@@ -18,8 +20,14 @@ from mnist_lit.files import project_path
 def main(options: argparse.Namespace) -> None:
     """Run `mnist-lit compare`."""
     configs = options.names or [str(project_path(f"configs/ds_cnn_v{number}.yaml")) for number in (1, 2, 3)]
-    recipes = resolve(configs, options.flags, map(split_change, options.change))
-    runs = [Run(recipe, seed) for recipe in recipes for seed in recipe.seeds(options.seeds)]
+    flags = options.flags
+    folds: Sequence[int | None] = [None]
+    if options.folds:
+        flags = [*flags, "--data.val_size=null", f"--data.folds={options.folds}"]
+        folds = range(options.folds)
+    changes = map(split_change, options.change)
+    recipes = resolve(configs, flags, changes, with_test=not options.folds)
+    runs = [Run(recipe, seed, fold) for recipe in recipes for seed in recipe.seeds(options.seeds) for fold in folds]
     run_all = run_in_sequence
     session: AbstractContextManager[None] = contextlib.nullcontext()
     if options.ray:
@@ -33,7 +41,9 @@ def main(options: argparse.Namespace) -> None:
         with resume_hint():
             outcomes = run_all(folder, runs)
     results = [outcome for outcome in outcomes if not isinstance(outcome, UserError)]
-    if results:
+    if results and options.folds:
+        write_folds_report(folder, results, options.seeds * options.folds)
+    elif results:
         write_report(folder, results)
     failed = len(runs) - len(results)
     if failed:
@@ -53,12 +63,12 @@ def split_change(change: str) -> list[str]:
 
 
 def run_in_sequence(folder: Path, runs: list[Run]) -> list[Outcome]:
-    """Train and test the runs one after the other; a run that fails does not stop the others."""
+    """Train and measure the runs one after the other; a run that fails does not stop the others."""
     outcomes: list[Outcome] = []
     for number, run in enumerate(runs, start=1):
         print(f"\n{run} (run {number} of {len(runs)})")
         try:
-            outcomes.append(train_and_test(folder, run))
+            outcomes.append(train_and_measure(folder, run))
         except UserError as error:
             outcomes.append(error)
         report_outcome(run, outcomes[-1])

@@ -17,7 +17,7 @@ from rich.progress import Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from mnist_lit import UserError
 from mnist_lit.experiments.plans import PLAN
-from mnist_lit.experiments.runs import Outcome, Run, load_result, report_outcome, train_and_test
+from mnist_lit.experiments.runs import Outcome, Run, load_result, report_outcome, train_and_measure
 from mnist_lit.run.signals import Stopped, stop_on_signals
 
 # Ray (2.60) reads these when it is imported
@@ -61,7 +61,7 @@ def ray_session() -> Iterator[None]:
 
 
 def run_in_parallel(folder: Path, runs: list[Run]) -> list[Outcome]:
-    """Train and test the runs, as many at a time as the cores or GPUs allow.
+    """Train and measure the runs, as many at a time as the cores or GPUs allow.
 
     Each run takes OMP_NUM_THREADS threads (1 by default) and as many cores, or a whole GPU.
 
@@ -88,7 +88,7 @@ def _run_tasks(folder: Path, runs: list[Run], table: "ProgressTable") -> list[Ou
     threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
     # a task that needs more cores than any machine has would wait forever
     cores = min(threads, max(machine.get("CPU", 0) for machine in machines))
-    task = ray.remote(num_cpus=cores, max_retries=MAX_RETRIES)(_train_and_test)
+    task = ray.remote(num_cpus=cores, max_retries=MAX_RETRIES)(_run_task)
     queue = Queue(actor_options={"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1})
     outcomes: dict[int, Outcome] = {}
     pending = {}
@@ -123,15 +123,15 @@ def _outcome(reference: Any) -> Outcome:
     return outcome
 
 
-def _train_and_test(cwd: Path, folder: Path, run: Run, threads: int, progress: "RunProgress") -> Outcome:
-    """Ray task: train and test a run in a worker process, perhaps on another machine."""
+def _run_task(cwd: Path, folder: Path, run: Run, threads: int, progress: "RunProgress") -> Outcome:
+    """Ray task: train and measure a run in a worker process, perhaps on another machine."""
     for path in (cwd, cwd / folder / PLAN):
         if not path.exists():
             return UserError(f"{path} does not exist on {socket.gethostname()}: all machines must share that folder.")
     os.chdir(cwd)
     torch.set_num_threads(threads)
     try:
-        return train_and_test(folder, run, [progress])
+        return train_and_measure(folder, run, [progress])
     except UserError as error:
         return UserError(str(error))  # a subclass may not survive pickling
 

@@ -52,7 +52,7 @@ def run_folder(folder: Path, recipe: str, seed: int) -> Path:
     return folder / recipe.replace("/", "_") / f"seed_{seed}"
 
 
-def resolve(configs: list[str], flags: list[str], changes: Iterable[list[str]]) -> list[Recipe]:
+def resolve(configs: list[str], flags: list[str], changes: Iterable[list[str]], with_test: bool = True) -> list[Recipe]:
     """Resolve all options of each recipe, and of each recipe with each change.
 
     Also builds the networks and reads the data, so that mistakes are reported before the first run starts.
@@ -61,9 +61,10 @@ def resolve(configs: list[str], flags: list[str], changes: Iterable[list[str]]) 
         configs: YAML files of the recipes.
         flags: Options for all recipes.
         changes: Options of one variant of each recipe, as `name=value`.
+        with_test: Whether the runs read the test set.
 
     Raises:
-        UserError: A recipe cannot run, or two have the same name.
+        UserError: A recipe cannot run or reads the test set without being allowed to, or two have the same name.
         SystemExit: An option is unknown or has the wrong type.
     """
     if any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
@@ -80,7 +81,9 @@ def resolve(configs: list[str], flags: list[str], changes: Iterable[list[str]]) 
             value = dict_to_namespace(recipe.options)[key]
             if is_unsupported(value):
                 raise UserError(f"{config}: this command cannot work with --{key} {str(value).lower()}: leave it out.")
-        _build(recipe.options)
+        if recipe.options["watch_test"] and not with_test:
+            raise UserError("This command does not read the test set: leave out --watch_test.")
+        _build(recipe.options, ("fit", "test") if with_test else ("fit",))
         recipes.append(recipe)
     return recipes
 
@@ -98,12 +101,12 @@ def _all_options(args: list[str]) -> dict[str, Any]:
     return options
 
 
-def _build(options: dict[str, Any]) -> None:
-    """Build the classifier and the data module, and read the data."""
+def _build(options: dict[str, Any], stages: Iterable[str]) -> None:
+    """Build the classifier and the data module, and read the data of the stages."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DigitClassifier, "model")
     parser.add_class_arguments(MNISTDataModule, "data")
     built = parser.instantiate_classes(parser.parse_object({part: options[part] for part in ("model", "data")}))
     built.data.prepare_data()
-    for stage in ("fit", "test"):
+    for stage in stages:
         built.data.setup(stage)

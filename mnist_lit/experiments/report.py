@@ -54,7 +54,7 @@ def table(results: list[Result]) -> str:
         mean = statistics.mean(accuracies)
         low, high = wilson(mean / 100, runs[0]["test_images"])
         row = [
-            _label(runs[0]),
+            label(runs[0]),
             f"{runs[0]['parameters']:,}",
             f"{runs[0]['multiply_adds']:,}",
             str(runs[0]["epochs"]),
@@ -69,8 +69,8 @@ def table(results: list[Result]) -> str:
     return markdown_table(rows)
 
 
-def _label(result: Result) -> str:
-    """The model, the name of its recipe if that differs, and the changed options."""
+def label(result: Result) -> str:
+    """Name of a row: the model, the name of its recipe if that differs, and the changed options."""
     name, *changes = result["recipe"].split(", ")
     model = result["model"] if name == result["model"].lower() else f"{result['model']} ({name})"
     return ", ".join([model, *changes])
@@ -109,10 +109,10 @@ def _plot_recipe(panel: Axes, folder: Path, runs: list[Result]) -> float:
             # the first epoch may be so low that the others would overlap
             lowest = min([lowest, *(accuracy for epoch, accuracy in curve.items() if epoch > 1 or len(curve) < 3)])
     finals = [100 * run["test_accuracy"] for run in runs]
-    label = f"test, final: {statistics.mean(finals):.2f} %"
-    panel.plot([runs[0]["epochs"]] * len(finals), finals, "*", ms=11, color=COLORS["test"], label=label)
+    final = f"test, final: {statistics.mean(finals):.2f} %"
+    panel.plot([runs[0]["epochs"]] * len(finals), finals, "*", ms=11, color=COLORS["test"], label=final)
     panel.set(xlabel="epoch")
-    panel.set_title(f"{_label(runs[0])}: {runs[0]['parameters']:,} parameters", fontsize="medium", wrap=True)
+    panel.set_title(f"{label(runs[0])}: {runs[0]['parameters']:,} parameters", fontsize="medium", wrap=True)
     panel.locator_params(axis="x", integer=True)
     panel.grid(alpha=0.3)
     panel.legend(loc="lower right", fontsize="small")

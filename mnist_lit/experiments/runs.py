@@ -1,4 +1,4 @@
-"""One run of a comparison: train a recipe with one seed, test it, and save the result."""
+"""One run of a comparison: train a recipe, measure it on the test set or on a held-out fold, and save the result."""
 
 import json
 import shutil
@@ -6,26 +6,43 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
+import torch
+import torch.nn.functional as F
 from lightning.pytorch import Callback
 
 from mnist_lit import UserError, files
+from mnist_lit.data.datamodule import EVAL_BATCH_SIZE
 from mnist_lit.describe import describe_environment, multiply_adds, parameter_count
 from mnist_lit.experiments.recipes import Recipe, run_folder
+from mnist_lit.run.lightning_cli import DigitCLI
 from mnist_lit.run.lightning_cli import run as run_cli
 
 RESULT = "result.json"
 
 
 class Run(NamedTuple):
-    """A recipe and a seed to train it with."""
+    """A recipe, a seed to train it with, and the number of the fold to measure it on, or None for the test set."""
 
     recipe: Recipe
     seed: int
+    fold: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.recipe.name}, seed {self.seed}"
+        fold = "" if self.fold is None else f", fold {self.fold}"
+        return f"{self.recipe.name}, seed {self.seed}{fold}"
+
+    def folder(self, comparison: Path) -> Path:
+        """Its folder within the folder of its comparison."""
+        folder = run_folder(comparison, self.recipe.name, self.seed)
+        return folder if self.fold is None else folder / f"fold_{self.fold}"
+
+    @property
+    def args(self) -> list[str]:
+        """Arguments of `mnist-lit fit`."""
+        fold = [] if self.fold is None else [f"--data.fold={self.fold}"]
+        return [*self.recipe.args, f"--seed_everything={self.seed}", *fold]
 
 
 class Result(TypedDict):
@@ -39,10 +56,16 @@ class Result(TypedDict):
     epochs: int
     train_images: int
     val_accuracy: float  # 0 to 1, after the last epoch
-    test_accuracy: float  # 0 to 1, with the weights of the last epoch
-    test_images: int
     seconds: float  # wall-clock time of the whole fit
     environment: str
+    # measured on the test set, with the weights of the last epoch
+    test_accuracy: NotRequired[float]  # 0 to 1
+    test_images: NotRequired[int]
+    # or on a fold, which is the validation split
+    fold: NotRequired[int]
+    val_images: NotRequired[int]
+    val_cross_entropy: NotRequired[float]
+    wrong: NotRequired[list[int]]  # indices of the misclassified images within the fold
 
 
 Outcome = Result | UserError
@@ -51,7 +74,7 @@ Outcome = Result | UserError
 
 def load_result(folder: Path, run: Run) -> Result | None:
     """Load the result of a run, if it has finished."""
-    path = run_folder(folder, run.recipe.name, run.seed) / RESULT
+    path = run.folder(folder) / RESULT
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -59,19 +82,21 @@ def report_outcome(run: Run, outcome: Outcome, out: Callable[[str], None] = prin
     """Print the accuracy of a run, or its error to stderr, in one line."""
     if isinstance(outcome, UserError):
         print(f"mnist-lit: error: {run}: {outcome}", file=sys.stderr)
+    elif run.fold is not None:
+        out(f"{run}: {100 * outcome['val_accuracy']:.2f} % of the held-out images")
     else:
         out(f"{run}: {100 * outcome['test_accuracy']:.2f} % of the test images")
 
 
-def train_and_test(folder: Path, run: Run, callbacks: Sequence[Callback] = ()) -> Result:
-    """Train and test a run and save its result; if it has finished before, load the result.
+def train_and_measure(folder: Path, run: Run, callbacks: Sequence[Callback] = ()) -> Result:
+    """Train and measure a run and save its result; if it has finished before, load the result.
 
     An interrupted run starts again, and gives the same result as an uninterrupted one.
 
     Raises:
         UserError: The run has failed, for example because its loss diverged.
     """
-    own_folder = run_folder(folder, run.recipe.name, run.seed)
+    own_folder = run.folder(folder)
     own_folder.mkdir(parents=True, exist_ok=True)
     with files.lock_folder(own_folder):  # a worker may survive its killed comparison and still write here
         if saved := load_result(folder, run):
@@ -80,12 +105,8 @@ def train_and_test(folder: Path, run: Run, callbacks: Sequence[Callback] = ()) -
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         no_summary = "--trainer.enable_model_summary=false"  # the report shows its content
         start = time.perf_counter()
-        fit_args = ["fit", no_summary, *run.recipe.args, f"--seed_everything={run.seed}"]
-        fit = run_cli(fit_args, own_folder, callbacks=callbacks)
+        fit = run_cli(["fit", no_summary, *run.args], own_folder, callbacks=callbacks)
         seconds = time.perf_counter() - start
-        checkpoint = own_folder / "checkpoints" / "last.ckpt"
-        test_args = ["test", *run.recipe.args, f"--ckpt_path={checkpoint}", "--verbose=false"]
-        test = run_cli(test_args, own_folder, callbacks=callbacks)
         result: Result = {
             "recipe": run.recipe.name,
             "model": type(fit.model.backbone).__name__,
@@ -95,10 +116,33 @@ def train_and_test(folder: Path, run: Run, callbacks: Sequence[Callback] = ()) -
             "epochs": fit.trainer.current_epoch,
             "train_images": len(fit.datamodule.splits["train"]),
             "val_accuracy": fit.trainer.callback_metrics["accuracy/val"].item(),
-            "test_accuracy": test.trainer.callback_metrics["accuracy/test"].item(),
-            "test_images": len(test.datamodule.splits["test"]),
             "seconds": round(seconds, 1),
             "environment": describe_environment(fit.trainer.strategy.root_device),
         }
+        if run.fold is None:
+            _test(run, own_folder, callbacks, result)
+        else:
+            _measure_on_fold(fit, run.fold, result)
         files.write_atomically(own_folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
     return result
+
+
+def _measure_on_fold(fit: DigitCLI, fold: int, result: Result) -> None:
+    """Add the measurement of a trained network on the fold that it was not trained on."""
+    images, labels = fit.datamodule.splits["val"].images.cpu(), fit.datamodule.splits["val"].labels.cpu()
+    model = fit.model.cpu().eval()
+    with torch.inference_mode():
+        logits = torch.cat([model(batch) for batch in images.split(EVAL_BATCH_SIZE)])
+    result["fold"] = fold
+    result["val_images"] = len(labels)
+    result["val_cross_entropy"] = F.cross_entropy(logits, labels).item()
+    result["wrong"] = (logits.argmax(dim=1) != labels).nonzero().flatten().tolist()
+
+
+def _test(run: Run, folder: Path, callbacks: Sequence[Callback], result: Result) -> None:
+    """Add the measurement of the last checkpoint on the test set."""
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    args = ["test", *run.recipe.args, f"--ckpt_path={checkpoint}", "--verbose=false"]
+    test = run_cli(args, folder, callbacks=callbacks)
+    result["test_accuracy"] = test.trainer.callback_metrics["accuracy/test"].item()
+    result["test_images"] = len(test.datamodule.splits["test"])

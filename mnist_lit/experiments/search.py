@@ -25,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend  # noqa: E402
 
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
 
-FIXED = ("seed_everything", "data.source", "data.val_size", "watch_test")
+FIXED = ("seed_everything", "data.source", "data.val_size", "data.folds", "data.fold", "watch_test")
 """Options that cannot be varied: all trials must use the same seeds and the same validation images."""
 
 
@@ -42,9 +42,7 @@ def main(options: argparse.Namespace) -> None:
     }
     # resolving the extreme values too reports invalid ones before the first run
     changes = [[f"{option}={_to_text(value)}"] for option, values in extremes.items() for value in values]
-    recipe = resolve(options.names, options.flags, changes)[0]
-    if recipe.options["watch_test"]:
-        raise UserError("A search does not read the test set: leave out --watch_test.")
+    recipe = resolve(options.names, options.flags, changes, with_test=False)[0]
     plan = {
         "space": {option: optuna.distributions.distribution_to_json(values) for option, values in space.items()},
         "recipe": recipe.options,

@@ -107,7 +107,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def changed_options(original: Namespace, options: Namespace, checkpoint: dict[str, Any]) -> list[str]:
     """Names of the model's options, and of the data options in the checkpoint, that differ from those of its run."""
     names = [f"model.{name}" for name in vars(options.model)]
-    names += [f"data.{name}" for name in settings(checkpoint)["data"]]
+    names += [f"data.{name}" for name in sorted({*settings(checkpoint)["data"], "folds", "fold"})]
     return [name for name in names if original[name] != options[name]]
 
 
@@ -122,7 +122,7 @@ def check_changes(command: str, original: Namespace, options: Namespace, changed
             f"{options.ckpt_path} was trained with another --{changed[0]}, and a resumed run cannot change it: leave "
             "it out, or start a new run without --ckpt_path."
         )
-    split = {"data.source", "data.val_size"} & set(changed)
+    split = {"data.source", "data.val_size", "data.folds", "data.fold"} & set(changed)
     if split and (command == "validate" or (original.data.source, options.data.source) == ("mnist", "sample")):
         raise UserError(
             f"With another --{min(split)}, {command} would measure on images that {options.ckpt_path} was trained on."

@@ -61,6 +61,33 @@ def test_last_training_images_are_the_validation_split(tiny_mnist: Path) -> None
     assert np.array_equal(labels, content(tiny_mnist, NAMES[1]))
 
 
+@pytest.mark.parametrize("folds", [2, 7])
+def test_each_fold_is_a_block_of_neighbors_and_each_image_is_in_one(tiny_mnist: Path, folds: int) -> None:
+    images, blocks = torch.from_numpy(content(tiny_mnist, NAMES[0]).copy()).view(-1, 1, 28, 28), []
+    for fold in range(folds):
+        splits = prepared_data(data_dir=str(tiny_mnist), folds=folds, fold=fold).splits
+        blocks.append(splits["val"].images)
+        before = sum(map(len, blocks[:-1]))
+        others = torch.cat((images[:before], images[before + len(blocks[-1]) :]))
+        assert torch.equal(splits["train"].images, others)
+    assert torch.equal(torch.cat(blocks), images)
+    assert {len(block) for block in blocks} <= {300 // folds, 300 // folds + 1}
+
+
+def test_folds_of_the_sample_have_the_same_number_of_each_digit() -> None:
+    held_out = [prepared_data(source="sample", folds=3, fold=fold).splits["val"] for fold in range(3)]
+    assert [split.labels.bincount().tolist() for split in held_out] == [[150] * 10] * 3
+    assert len({image.numpy().tobytes() for split in held_out for image in split.images}) == 4_500
+
+
+@pytest.mark.parametrize(
+    "options", [{"folds": 1}, {"folds": 3, "fold": 3}, {"folds": 3, "val_size": 100}, {"folds": 301}]
+)
+def test_impossible_folds_are_an_error(tiny_mnist: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"--data.folds {options['folds']}"):
+        prepared_data(data_dir=str(tiny_mnist), **options)
+
+
 def test_stages_read_the_training_or_the_test_files(tiny_mnist: Path) -> None:
     for stage, split in (("fit", "train"), ("validate", "val"), ("test", "test"), ("predict", "test")):
         splits = prepared_data(stage, data_dir=str(tiny_mnist), val_size=50).splits
