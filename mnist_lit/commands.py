@@ -202,15 +202,19 @@ example:
 def _robustness() -> CommandParser:
     parser = CommandParser(
         "robustness",
-        usage="[FILE|last|best ...] [--data.source SOURCE] [--data.data_dir FOLDER] [--trust PACKAGE ...]",
+        usage="[FILE|last|best ...] [--split test|val] [--data.source S] [--data.data_dir DIR] [--trust PACKAGE ...]",
         description="""\
 Measure the accuracy of checkpoints on the test images and on distorted test images, which no recipe
 was chosen by, and the expected calibration error: how far the predicted probabilities are from the accuracy.
+With --split val, each is measured on the images that its run held out, to choose a recipe; the table then has the means
+over the checkpoints of a recipe, such as those of `mnist-lit compare --folds`.
 
 Writes robustness.md, robustness.json and robustness.png into lightning_logs/robustness.""",
         epilog="Example: mnist-lit robustness last",
     )
     parser.add_argument("checkpoints", nargs="*", metavar="FILE", help=f"{CHECKPOINT} (default: the reference runs)")
+    split = "test images (default), or validation images of each checkpoint's own run"
+    parser.add_argument("--split", choices=["test", "val"], default="test", help=split)
     parser.add_data("mnist: the official 10,000 test images (default); sample: 500 images, without a download", "mnist")
     parser.add_trust()
     return parser

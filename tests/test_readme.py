@@ -106,7 +106,7 @@ def test_every_command_parses(command: str) -> None:
         cli.main([*line, *([] if "--help" in line else ["--print_config"])])
     assert not end.value.code
     published = {other.split()[-1] for other in COMMANDS if other.startswith("publish")}
-    assert all(path in ("last", "best", *published) or Path(path).is_file() for path in checkpoints)
+    assert all(path in ("last", "best", *published) or "*" in path or Path(path).is_file() for path in checkpoints)
 
 
 def test_every_option_exists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +137,7 @@ def test_every_link_and_path_exists(file: str) -> None:
 
 
 def test_map_names_every_folder() -> None:
-    rows = re.findall(r"^\| `([\w/]+)/` \|", README.partition("## Folders")[2], re.M)
+    rows = re.findall(r"^\| \[?`([\w/]+)/`", README.partition("## Folders")[2], re.M)
     assert all((ROOT / path).is_dir() for path in rows)
     rooms = {path.parent.name for path in (ROOT / "mnist_lit").glob("*/*.py")}
     assert rooms <= {Path(path).name for path in rows}
@@ -245,12 +245,20 @@ def test_python_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.slow
+def test_cross_validation_example_prints_an_accuracy_per_fold(capsys: pytest.CaptureFixture[str]) -> None:
+    (source,) = [content for content in fenced("python", README) if "folds" in content]
+    accuracies = re.findall(r"tensor\((0\.\d+)\)", printed(source, capsys))
+    assert len(accuracies) == 5
+    assert all(float(accuracy) > 0.8 for accuracy in accuracies)
+
+
+@pytest.mark.slow
 def test_onnx_example_prints_what_it_says(
     official_mnist: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
-    (source,) = [content for content in fenced("python", README) if "onnxruntime" in content]
+    (source,) = fenced("python", TEXTS["mnist_lit/evaluation/README.md"])
     checkpoint = str(REFERENCE / "ds_cnn_v3" / LAST)
     cli.main(["export", "--ckpt_path", checkpoint, "--output", "digits.onnx", "--data.data_dir", official_mnist])
     assert printed(source, capsys) == expected(source)

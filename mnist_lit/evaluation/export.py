@@ -20,7 +20,7 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import OUTPUTS
 from mnist_lit.data.datamodule import EVAL_BATCH_SIZE, MNISTDataModule
 from mnist_lit.describe import describe_environment, multiply_adds, parameter_count
-from mnist_lit.evaluation.test_images import in_batches, load_test_images
+from mnist_lit.evaluation.images import in_batches, load_test_images
 from mnist_lit.extras import require
 from mnist_lit.run.restore import load_classifier
 

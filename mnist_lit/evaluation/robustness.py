@@ -1,10 +1,11 @@
-"""`mnist-lit robustness`: accuracy of checkpoints on distorted test images, and their calibration error."""
+"""`mnist-lit robustness`: accuracy of checkpoints on distorted images, and their calibration error."""
 
 import argparse
 import json
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,11 @@ from torchvision.transforms.v2 import functional as TF
 
 from mnist_lit import UserError, files
 from mnist_lit.checkpoints.find import find_checkpoint
+from mnist_lit.checkpoints.io import load, settings
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.describe import describe_environment, markdown_table
-from mnist_lit.evaluation.test_images import in_batches, load_test_images
+from mnist_lit.evaluation.images import in_batches, load_test_images, load_val_images
 from mnist_lit.files import LOGS
 from mnist_lit.run.restore import load_classifier
 
@@ -31,7 +33,7 @@ class Robustness(TypedDict):
 
     model: str
     checkpoint: str
-    calibration_error: float  # expected calibration error, 0 to 1, undistorted test images, 15 bins
+    calibration_error: float  # expected calibration error, 0 to 1, undistorted images, 15 bins
     accuracies: dict[str, dict[str, float]]  # 0 to 1, by distortion and strength
 
 
@@ -97,12 +99,22 @@ def main(options: argparse.Namespace) -> None:
     if not checkpoints:
         raise UserError(f"Name a checkpoint: there is none in {LOGS}/reference.")
     loaded = {path: load_classifier(path, options.trust) for path in checkpoints}
-    trained_on = {path: settings for path, (_, settings) in loaded.items()}
-    test = load_test_images(MNISTDataModule(options.source, options.data_dir), trained_on)
-    measured = [measure(model, str(path), test.images, test.labels) for path, (model, _) in loaded.items()]
+    trained_on = {path: data for path, (_, data) in loaded.items()}
+    if options.split == "val":
+        images = {path: load_val_images(data, options.data_dir) for path, data in trained_on.items()}
+    else:
+        test = load_test_images(MNISTDataModule(options.source, options.data_dir), trained_on)
+        images = dict.fromkeys(loaded, test)
+    measured = [
+        measure(model, str(path), images[path].images, images[path].labels) for path, (model, _) in loaded.items()
+    ]
+    count = len(images[checkpoints[0]])
+    if options.split == "val":
+        measured = average(measured, [settings(load(path))["model"] for path in loaded])
     folder = Path(LOGS) / "robustness"
     folder.mkdir(parents=True, exist_ok=True)
-    text = f"{table(measured)}\n{len(test):,} test images. {describe_environment(torch.device('cpu'))}\n"
+    kind = "test" if options.split == "test" else "held-out training"
+    text = f"{table(measured)}\n{count:,} {kind} images. {describe_environment(torch.device('cpu'))}\n"
     files.write_atomically(folder / "robustness.md", text.encode())
     files.write_atomically(folder / "robustness.json", (json.dumps(measured, indent=2) + "\n").encode())
     _plot(measured).savefig(folder / "robustness.png", dpi=100)
@@ -111,7 +123,7 @@ def main(options: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def measure(model: DigitClassifier, checkpoint: str, images: Tensor, labels: Tensor) -> Robustness:
-    """Measure a checkpoint's classifier on test images (N, 1, 28, 28) with labels (N,), undistorted and distorted."""
+    """Measure a checkpoint's classifier on images (N, 1, 28, 28) with labels (N,), undistorted and distorted."""
 
     def accuracy(logits: Tensor) -> float:
         return (logits.argmax(dim=1) == labels).double().mean().item()
@@ -130,6 +142,27 @@ def measure(model: DigitClassifier, checkpoint: str, images: Tensor, labels: Ten
             for name, (distort, form, strengths) in DISTORTIONS.items()
         },
     }
+
+
+def average(measured: list[Robustness], recipes: Sequence[dict[str, Any]]) -> list[Robustness]:
+    """Average the measurements of checkpoints whose classifiers have the same settings, such as those of all folds."""
+    averaged: list[Robustness] = []
+    for recipe in [recipe for index, recipe in enumerate(recipes) if recipe not in recipes[:index]]:
+        equal = [one for one, other in zip(measured, recipes, strict=True) if other == recipe]
+        averaged.append(
+            {
+                **equal[0],
+                "calibration_error": statistics.mean(other["calibration_error"] for other in equal),
+                "accuracies": {
+                    name: {
+                        strength: statistics.mean(other["accuracies"][name][strength] for other in equal)
+                        for strength in strengths
+                    }
+                    for name, strengths in equal[0]["accuracies"].items()
+                },
+            }
+        )
+    return averaged
 
 
 def table(measured: list[Robustness]) -> str:
@@ -160,6 +193,6 @@ def _plot(measured: list[Robustness]) -> Figure:
         axes.tick_params(axis="x", rotation=60)
         axes.set_title(name)
         axes.grid(alpha=0.3)
-    panels[0].set(ylabel="test accuracy %")
+    panels[0].set(ylabel="accuracy %")
     panels[0].legend(fontsize="small")
     return figure

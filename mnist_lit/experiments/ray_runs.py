@@ -153,8 +153,8 @@ class RunProgress(Callback):
         self._report("testing")
 
     def _report(self, state: str) -> None:
-        with contextlib.suppress(ray.exceptions.RayError):  # a lost queue must not stop the training
-            self.queue.put_nowait((self.name, state))
+        # without waiting: a waiting task gives its core away, and Ray (2.60) starts another run on it
+        self.queue.actor.put_nowait.remote((self.name, state))
 
 
 class ProgressTable(Progress):

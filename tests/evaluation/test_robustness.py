@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,22 @@ def test_robustness_measures_a_checkpoint(main: Main, capsys: pytest.CaptureFixt
     assert text.count("\n") == 2 + 1 + 28 + 1 + 2
     assert text in capsys.readouterr().out
     assert (folder / "robustness.png").stat().st_size > 10_000
+
+
+def test_held_out_images_are_those_of_each_run_and_recipes_are_averaged(
+    main: Main, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("recipe.yaml").write_text("model: {backbone: {class_path: mnist_lit.backbones.DS_CNN_V2}, image_size: 8}\n")
+    main("compare recipe.yaml --folds 2 --change model.backbone.activation=squared_relu --trainer.max_epochs=1")
+    folder = Path("lightning_logs/compare/version_0")
+    runs = json.loads((folder / "results.json").read_text())
+    checkpoints = sorted(map(str, folder.glob("*/seed_42/fold_*/checkpoints/last.ckpt")))
+    main(f"robustness --split val {shlex.join(checkpoints)}")
+    measured = json.loads(Path("lightning_logs/robustness/robustness.json").read_text())
+    accuracies = [one["accuracies"]["none"][""] for one in measured]
+    means = [sum(run["val_accuracy"] for run in two) / 2 for two in (runs[:2], runs[2:])]
+    assert sorted(accuracies) == pytest.approx(sorted(means))
+    assert "150 held-out training images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

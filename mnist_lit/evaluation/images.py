@@ -1,4 +1,4 @@
-"""Load test images and run a network on them, for `mnist-lit robustness` and `mnist-lit export`."""
+"""Load the images that `robustness` and `export` measure a checkpoint on, and run a network on them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +31,18 @@ def load_test_images(data: MNISTDataModule, trained_on: dict[Path, dict[str, Any
     data.prepare_data()
     data.setup("test")
     return data.splits["test"]
+
+
+def load_val_images(trained_on: dict[str, Any], data_dir: str) -> DigitDataset:
+    """Load the validation split of the data module that a checkpoint was trained with.
+
+    Raises:
+        UserError: The data cannot be read.
+    """
+    data = MNISTDataModule(**trained_on, data_dir=data_dir)
+    data.prepare_data()
+    data.setup("validate")
+    return data.splits["val"]
 
 
 def in_batches(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
