@@ -46,7 +46,17 @@ def others(flags: list[str], rounds: int, batches: int = 60) -> dict[str, Any]:
     Raises:
         UserError: The recipe's network is not one of the three.
     """
-    plain = [f"--model.{option}" for option in ("image_size=28", "deskew=false", "center=false", "rescale=false")]
+    plain = [
+        f"--model.{option}"
+        for option in (
+            "image_size=28",
+            "contrast=false",
+            "threshold=0",
+            "deskew=false",
+            "center=false",
+            "rescale=false",
+        )
+    ]
     speeds: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
         for name, changes in (("recipe", []), ("28 px", [*plain, "--model.backbone.dilation=1"])):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from mnist_lit import UserError, files
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.checkpoints.io import load, settings
 from mnist_lit.classifier import DigitClassifier
+from mnist_lit.data.batches import DigitDataset
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.describe import describe_environment, markdown_table
 from mnist_lit.evaluation.images import in_batches, load_test_images, load_val_images
@@ -105,16 +107,15 @@ def main(options: argparse.Namespace) -> None:
     else:
         test = load_test_images(MNISTDataModule(options.source, options.data_dir), trained_on)
         images = dict.fromkeys(loaded, test)
-    measured = [
-        measure(model, str(path), images[path].images, images[path].labels) for path, (model, _) in loaded.items()
-    ]
-    count = len(images[checkpoints[0]])
+    measured = [measure(model, str(path), images[path]) for path, (model, _) in loaded.items()]
     if options.split == "val":
         measured = average(measured, [settings(load(path))["model"] for path in loaded])
+        note = f"{sum(map(len, images.values())) // len(measured):,} held-out training images."
+    else:
+        note = f"{len(test):,} test images."
     folder = Path(LOGS) / "robustness"
     folder.mkdir(parents=True, exist_ok=True)
-    kind = "test" if options.split == "test" else "held-out training"
-    text = f"{table(measured)}\n{count:,} {kind} images. {describe_environment(torch.device('cpu'))}\n"
+    text = f"{table(measured)}\n{note} {describe_environment(torch.device('cpu'))}\n"
     files.write_atomically(folder / "robustness.md", text.encode())
     files.write_atomically(folder / "robustness.json", (json.dumps(measured, indent=2) + "\n").encode())
     _plot(measured).savefig(folder / "robustness.png", dpi=100)
@@ -122,8 +123,9 @@ def main(options: argparse.Namespace) -> None:
 
 
 @torch.inference_mode()
-def measure(model: DigitClassifier, checkpoint: str, images: Tensor, labels: Tensor) -> Robustness:
-    """Measure a checkpoint's classifier on images (N, 1, 28, 28) with labels (N,), undistorted and distorted."""
+def measure(model: DigitClassifier, checkpoint: str, dataset: DigitDataset) -> Robustness:
+    """Measure a checkpoint's classifier on images, undistorted and distorted."""
+    images, labels = dataset.images, dataset.labels
 
     def accuracy(logits: Tensor) -> float:
         return (logits.argmax(dim=1) == labels).double().mean().item()
@@ -151,7 +153,8 @@ def average(measured: list[Robustness], recipes: Sequence[dict[str, Any]]) -> li
         equal = [one for one, other in zip(measured, recipes, strict=True) if other == recipe]
         averaged.append(
             {
-                **equal[0],
+                "model": equal[0]["model"],
+                "checkpoint": os.path.commonpath([one["checkpoint"] for one in equal]),
                 "calibration_error": statistics.mean(other["calibration_error"] for other in equal),
                 "accuracies": {
                     name: {

@@ -154,7 +154,7 @@ class RunProgress(Callback):
 
     def _report(self, state: str) -> None:
         # without waiting: a waiting task gives its core away, and Ray (2.60) starts another run on it
-        self.queue.actor.put_nowait.remote((self.name, state))
+        self.queue.actor.put_nowait.remote((self.name, state))  # type: ignore[attr-defined]
 
 
 class ProgressTable(Progress):

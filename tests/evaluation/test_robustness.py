@@ -98,7 +98,7 @@ def test_held_out_images_are_those_of_each_run_and_recipes_are_averaged(
     accuracies = [one["accuracies"]["none"][""] for one in measured]
     means = [sum(run["val_accuracy"] for run in two) / 2 for two in (runs[:2], runs[2:])]
     assert sorted(accuracies) == pytest.approx(sorted(means))
-    assert "150 held-out training images" in capsys.readouterr().out
+    assert "300 held-out training images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
