@@ -33,6 +33,7 @@ class DigitClassifier(LightningModule):
         deskew: Shear each digit upright by its moments.
         center: Move each digit's center of mass to the middle of the image.
         rescale: Scale each digit halfway to a common width and height, measured by the spread of its ink.
+        square_ink: Weigh each pixel by the square of its ink in these moments, so that gray noise hardly counts.
         lr: Peak learning rate.
         weight_decay: Decoupled weight decay of AdamW; 0 makes it Adam.
         schedule: "one_cycle" warms up and anneals over all steps; "plateau" halves the learning rate after each
@@ -53,6 +54,7 @@ class DigitClassifier(LightningModule):
         deskew: bool = False,
         center: bool = False,
         rescale: bool = False,
+        square_ink: bool = False,
         lr: PositiveFloat = 0.02,
         weight_decay: NonNegativeFloat = 0.01,
         schedule: Literal["one_cycle", "plateau"] = "one_cycle",
@@ -63,7 +65,7 @@ class DigitClassifier(LightningModule):
             self.save_hyperparameters(logger=False)
         # LightningCLI stores modules by class path, which can be saved; Python code passes instances, which cannot
         self.remove_ignored_hparams([name for name, value in self.hparams.items() if isinstance(value, nn.Module)])
-        self.preprocess = Preprocess(image_size, contrast, threshold, deskew, center, rescale)
+        self.preprocess = Preprocess(image_size, contrast, threshold, deskew, center, rescale, square_ink)
         self.augment = augment
         self.backbone = backbone
         self.train_metrics = BufferedMetrics("train")

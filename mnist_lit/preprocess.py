@@ -36,10 +36,12 @@ class Straighten(nn.Module):
         deskew: Shear the digit upright.
         center: Move the center of mass to the middle of the image.
         rescale: Replace the ink's standard deviations in x and in y by their geometric means with `SPREAD`.
+        square_ink: Weigh each pixel by the square of its ink in all moments, so that gray noise hardly counts.
     """
 
-    def __init__(self, deskew: bool, center: bool, rescale: bool) -> None:
+    def __init__(self, deskew: bool, center: bool, rescale: bool, square_ink: bool = False) -> None:
         super().__init__()
+        self.square_ink = square_ink
         self.deskew = deskew
         self.center = center
         self.rescale = rescale
@@ -48,8 +50,9 @@ class Straighten(nn.Module):
         """Straighten float images (N, 1, H, W) with background 0; a blank image stays blank."""
         height, width = images.shape[-2:]
         x, y = pixel_centers(width, images.device), pixel_centers(height, images.device)
+        ink = images.square() if self.square_ink else images
         # of each row, the sums of the ink, of ink * x and of ink * x², in one pass over the pixels: (N, 1, H) each
-        rows, rows_x, rows_xx = (images @ torch.stack((torch.ones_like(x), x, x.square()), dim=-1)).unbind(-1)
+        rows, rows_x, rows_xx = (ink @ torch.stack((torch.ones_like(x), x, x.square()), dim=-1)).unbind(-1)
         mass = rows.sum(-1).clamp(min=1e-6)  # (N, 1)
         mean_x, mean_y = rows_x.sum(-1) / mass, (rows * y).sum(-1) / mass
         deviation = y - mean_y[..., None]  # (N, 1, H)
@@ -105,6 +108,7 @@ class Preprocess(nn.Module):
         deskew: Shear each digit upright by its moments.
         center: Move each digit's center of mass to the middle.
         rescale: Scale each digit halfway to a common spread in x and in y.
+        square_ink: Weigh each pixel by the square of its ink in these moments.
 
     Raises:
         UserError: The image size is below 8, or the threshold out of range.
@@ -118,6 +122,7 @@ class Preprocess(nn.Module):
         deskew: bool = False,
         center: bool = False,
         rescale: bool = False,
+        square_ink: bool = False,
     ) -> None:
         super().__init__()
         if image_size < 8:
@@ -127,7 +132,7 @@ class Preprocess(nn.Module):
         self.image_size = image_size
         self.clean = Clean(contrast, threshold)
         moves = deskew or center or rescale
-        self.straighten = Straighten(deskew, center, rescale) if moves else nn.Identity()
+        self.straighten = Straighten(deskew, center, rescale, square_ink) if moves else nn.Identity()
         # antialiased resizing is linear: one matrix for rows and columns takes a third of the time of interpolate
         columns = torch.eye(DIGIT_SIZE)[None, None]  # (1, 1, 28, 28)
         resize = F.interpolate(columns, (image_size, DIGIT_SIZE), mode="bilinear", align_corners=False, antialias=True)

@@ -32,9 +32,9 @@ def moments(image: Tensor) -> tuple[float, float, float, float, float]:
     return mean_x, mean_y, slant, variance_x**0.5, variance_y**0.5
 
 
-def slow_straighten(image: Tensor, deskew: bool, center: bool, rescale: bool) -> Tensor:
+def slow_straighten(image: Tensor, deskew: bool, center: bool, rescale: bool, square_ink: bool) -> Tensor:
     """The definition by plain loops, with bilinear interpolation and black pixels outside of the image."""
-    mean_x, mean_y, slant, deviation_x, deviation_y = moments(image)
+    mean_x, mean_y, slant, deviation_x, deviation_y = moments(image**2 if square_ink else image)
     slant = slant if deskew else 0.0
     zoom_x = zoom_y = 1.0
     if rescale:
@@ -57,11 +57,13 @@ def slow_straighten(image: Tensor, deskew: bool, center: bool, rescale: bool) ->
     ("deskew", "center", "rescale"),
     [(True, False, False), (False, True, False), (True, True, False), (True, False, True), (True, True, True)],
 )
-def test_straighten_equals_its_definition(deskew: bool, center: bool, rescale: bool) -> None:
+@pytest.mark.parametrize("square_ink", [False, True])
+def test_straighten_equals_its_definition(deskew: bool, center: bool, rescale: bool, square_ink: bool) -> None:
     images = torch.cat([strokes(0.4, 2), strokes(-0.6), strokes(0.2, -3), strokes(0.1).transpose(2, 3)])
-    straight = Straighten(deskew, center, rescale)(images)
+    straight = Straighten(deskew, center, rescale, square_ink)(images)
     for image, result in zip(images[:, 0], straight[:, 0], strict=True):
-        torch.testing.assert_close(result, slow_straighten(image, deskew, center, rescale), atol=2e-4, rtol=0)
+        expected = slow_straighten(image, deskew, center, rescale, square_ink)
+        torch.testing.assert_close(result, expected, atol=2e-4, rtol=0)
 
 
 def test_rescaled_digit_is_halfway_to_the_common_spread() -> None:
@@ -80,7 +82,7 @@ def test_slanted_stroke_becomes_upright_and_centered() -> None:
 
 
 def test_blank_image_stays_blank() -> None:
-    preprocess = Preprocess(18, contrast=True, threshold=0.1, deskew=True, center=True, rescale=True)
+    preprocess = Preprocess(18, contrast=True, threshold=0.1, deskew=True, center=True, rescale=True, square_ink=True)
     assert torch.equal(preprocess.prepare(torch.zeros(2, 1, 28, 28)), torch.zeros(2, 1, 18, 18))
 
 
@@ -142,7 +144,7 @@ def test_weight_averaging_does_not_change_preprocessing() -> None:
 
 def test_preprocessing_can_be_exported() -> None:
     images = (torch.cat([strokes(0.3), strokes(-0.3, 2)]) * 255).to(torch.uint8)
-    preprocess = Preprocess(16, contrast=True, threshold=0.1, deskew=True, center=True, rescale=True)
+    preprocess = Preprocess(16, contrast=True, threshold=0.1, deskew=True, center=True, rescale=True, square_ink=True)
     dynamic = {"images": {0: torch.export.Dim("n")}}
     exported = torch.export.export(preprocess, (images,), dynamic_shapes=dynamic).module()
     torch.testing.assert_close(exported(images[:1].repeat(5, 1, 1, 1)), preprocess(images[:1]).repeat(5, 1, 1, 1))
