@@ -1,7 +1,7 @@
 """The LightningModule: preprocessing, augmentation and a backbone, trained with cross-entropy and AdamW."""
 
 import warnings
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +11,20 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
+from mnist_lit import UserError
+from mnist_lit.inputs import ImageCheck, ignore_compilation
 from mnist_lit.metrics import BufferedMetrics, StageMetrics
 from mnist_lit.preprocess import Preprocess
 
 Batch = tuple[Tensor, Tensor]
-"""Images, raw uint8 (N, 1, 28, 28) or prepared float (N, 1, image_size, image_size), and labels, int64 (N,)."""
+"""Images (N, 1, 28, 28) with pixels 0..255, uint8 or float, and labels, int64 (N,)."""
+
+
+class PreparedBatch(NamedTuple):
+    """A batch whose images `Preprocess.prepare` has prepared before training."""
+
+    images: Tensor  # float (N, 1, image_size, image_size)
+    labels: Tensor
 
 
 class DigitClassifier(LightningModule):
@@ -41,7 +50,7 @@ class DigitClassifier(LightningModule):
         warmup: Fraction of the steps in which "one_cycle" rises to its peak, above 0 and below 1.
 
     Raises:
-        UserError: The image size is below 8, or the threshold out of range.
+        UserError: The backbone is missing, the image size below 8, or the threshold out of range.
     """
 
     def __init__(
@@ -61,10 +70,17 @@ class DigitClassifier(LightningModule):
         warmup: OpenUnitInterval = 0.3,
     ) -> None:
         super().__init__()
-        with warnings.catch_warnings(action="ignore"):  # about modules among the hyperparameters, removed below
+        if not isinstance(backbone, nn.Module):
+            raise UserError(
+                f"DigitClassifier needs a network, such as backbone=DS_CNN_V2(), not {backbone}. The checkpoint of a "
+                "classifier that was built in Python does not name it: load_from_checkpoint(path, backbone=...)."
+            )
+        with warnings.catch_warnings(action="ignore"):  # about modules among the hyperparameters
             self.save_hyperparameters(logger=False)
         # LightningCLI stores modules by class path, which can be saved; Python code passes instances, which cannot
-        self.remove_ignored_hparams([name for name, value in self.hparams.items() if isinstance(value, nn.Module)])
+        self.hparams.update({name: None for name, value in self.hparams.items() if isinstance(value, nn.Module)})
+        self.register_load_state_dict_pre_hook(ignore_compilation)  # type: ignore[no-untyped-call]
+        self.check_images = ImageCheck()
         self.preprocess = Preprocess(image_size, contrast, threshold, deskew, center, rescale, square_ink)
         self.augment = augment
         self.backbone = backbone
@@ -75,12 +91,14 @@ class DigitClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, 10) of images (N, 1, 28, 28) with pixels 0..255, uint8 or float."""
+        self.check_images(images)
         logits: Tensor = self.backbone(self.preprocess(images))
         return logits
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch | PreparedBatch, batch_idx: int) -> Tensor:
         images, labels = batch
-        if images.dtype == torch.uint8:  # else a callback has prepared all images before the first epoch
+        if not isinstance(batch, PreparedBatch):
+            self.check_images(images)
             images = self.preprocess.prepare(images)
         if self.augment is not None:
             images = self.augment(images)
@@ -98,9 +116,9 @@ class DigitClassifier(LightningModule):
         self.test_metrics.update(logits, labels)
         return logits  # for callbacks that draw them
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Probabilities (N, 10) of a batch."""
-        images, _ = batch
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+        """Probabilities (N, 10) of a batch, with or without labels."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
         probabilities: Tensor = self(images).softmax(dim=1)
         return probabilities
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "mnist_lit"
-MODEL = ("augment", "backbones", "classifier", "describe", "metrics", "preprocess")
+MODEL = ("augment", "backbones", "classifier", "describe", "inputs", "metrics", "preprocess")
 LEVELS: list[tuple[str, ...]] = [
     ("mnist_lit",),
     ("files", "extras", "commands"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.bare import trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -19,11 +20,6 @@ from mnist_lit.classifier import DigitClassifier
 def ignore_warnings() -> Iterator[None]:
     with warnings.catch_warnings(action="ignore"):  # Lightning's, for example of few batches
         yield
-
-
-def trainer(*callbacks: Callback, **options: Any) -> Trainer:
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return Trainer(accelerator="cpu", enable_checkpointing=False, callbacks=[*callbacks], **quiet, **options)
 
 
 def random_batches(*sizes: int) -> DataLoader[Any]:

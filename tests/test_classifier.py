@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mnist_lit import UserError
 from mnist_lit.backbones import DS_CNN_V1, DS_CNN_V2
-from mnist_lit.classifier import Batch, DigitClassifier
+from mnist_lit.classifier import Batch, DigitClassifier, PreparedBatch
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ def test_prepared_images_train_as_raw_ones(batch: Batch) -> None:
     model = DigitClassifier(DS_CNN_V2(), image_size=16, deskew=True).eval()
     images, labels = batch
     prepared = model.preprocess.prepare(images)
-    assert torch.equal(model.training_step(batch, 0), model.training_step((prepared, labels), 0))
+    assert torch.equal(model.training_step(batch, 0), model.training_step(PreparedBatch(prepared, labels), 0))
 
 
 def test_hyperparameters_hold_no_modules() -> None:
     model = DigitClassifier(DS_CNN_V1(), Brighten(), lr=0.1)
     assert model.hparams["lr"] == 0.1
-    assert not {"backbone", "augment"} & model.hparams.keys()
+    assert model.hparams["backbone"] is model.hparams["augment"] is None
 
 
 def test_image_size_below_8_is_refused() -> None:

@@ -3,7 +3,7 @@
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mnist_lit.classifier import DigitClassifier
+from mnist_lit.classifier import DigitClassifier, PreparedBatch
 from mnist_lit.data.batches import DigitDataset
 from mnist_lit.data.datamodule import MNISTDataModule
 
@@ -26,7 +26,7 @@ class PreparedImages(Callback):
             self.raw = data.splits["train"]
             prepare = pl_module.preprocess.to(self.raw.images.device).prepare
             prepared = torch.cat([prepare(images) for images in torch.split(self.raw.images, IMAGES_AT_ONCE)])
-            data.splits["train"] = DigitDataset(prepared, self.raw.labels)
+            data.splits["train"] = DigitDataset(prepared, self.raw.labels, PreparedBatch._make)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.raw is not None:  # another network prepares them differently

@@ -1,45 +1,73 @@
 """Images in memory, read in whole batches, and their distribution to several processes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from mnist_lit import UserError
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 1, H, W) and labels, int64 (N,)."""
 
+MakeBatch = Callable[[Iterable[Tensor]], Any]
+"""Makes a batch, or a sample, of its images and labels."""
+
+
+class Samples(Sequence[Batch]):
+    """The samples of a batch that was read at once: `whole_batch` takes it, any other `collate_fn` the samples."""
+
+    def __init__(self, batch: Batch, make: MakeBatch) -> None:
+        self.batch: Batch = make(batch)
+        self.make = make
+
+    def __len__(self) -> int:
+        return len(self.batch[1])
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.make(part[index] for part in self.batch)
+
+
+def whole_batch(samples: Samples) -> Batch:
+    """The batch of the samples: a `collate_fn`."""
+    return samples.batch
+
 
 class DigitDataset(Dataset[Batch]):
     """Images (N, 1, H, W) and labels (N,) in memory; one index operation reads a whole batch."""
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, make: MakeBatch = tuple) -> None:
         self.images = images
         self.labels = labels
+        self.make = make
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Batch:
-        return self.images[index], self.labels[index]
+        sample: Batch = self.make((self.images[index], self.labels[index]))
+        return sample
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """The batch of these indices; torch's DataLoader prefers this method to `__getitem__`."""
+    def __getitems__(self, indices: list[int]) -> Samples:
+        """The samples of these indices; torch's DataLoader prefers this method to `__getitem__`."""
         index = torch.from_numpy(np.array(indices))  # a quarter of the time of torch.tensor
         if self.labels.is_cuda:  # pinned memory is copied asynchronously
             index = index.pin_memory()
         index = index.to(self.labels.device, non_blocking=True)
-        return self.images.index_select(0, index), self.labels.index_select(0, index)  # faster than `[index]`
+        # faster than `[index]`
+        return Samples((self.images.index_select(0, index), self.labels.index_select(0, index)), self.make)
 
 
 def batch_loader(
     dataset: DigitDataset, batch_size: int, shuffle: bool, processes: int = 1, rank: int = 0, seed: int = 0
 ) -> DataLoader[Batch]:
     """A DataLoader of whole batches, or of the share of one of several processes.
+
+    In training, all shares have the same size, because processes wait for each other in each step: a few images at the
+    end of an epoch's random order are left out. In evaluation, each image is in exactly one share.
 
     Args:
         dataset: The images and labels.
@@ -52,70 +80,38 @@ def batch_loader(
     Raises:
         UserError: There are fewer images than processes.
     """
+    if len(dataset) < processes:
+        raise UserError(f"{processes} processes cannot share {len(dataset)} images: use fewer --trainer.devices.")
     # torch draws a seed for each pass even without shuffling: not from the generator that training uses
-    options: dict[str, Any] = {"collate_fn": _identity, "generator": None if shuffle else torch.Generator()}
-    if processes == 1:
-        return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, **options)  # named: Lightning copies it
-    sampler = DistributedBatchSampler(len(dataset), batch_size, processes, rank, seed if shuffle else None)
-    return DataLoader(dataset, batch_sampler=sampler, **options)
+    options: dict[str, Any] = {"collate_fn": whole_batch, "generator": None if shuffle else torch.Generator()}
+    if processes > 1:  # Lightning replaces no DistributedSampler
+        options["sampler"] = (
+            DistributedSampler(dataset, processes, rank, seed=seed, drop_last=True)
+            if shuffle
+            else EvaluationSampler(dataset, batch_size, processes, rank)
+        )
+        shuffle = False
+    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, **options)  # named: Lightning copies it
 
 
-def _identity(batch: Batch) -> Batch:
-    return batch  # `__getitems__` returns collated batches
+class EvaluationSampler(DistributedSampler[Any]):
+    """The share of one process: whole batches, and each image in exactly one share.
 
-
-class DistributedBatchSampler(Sampler[list[int]]):
-    """Batches of one process's share, where each image belongs to the share of exactly one process.
-
-    torch's DistributedSampler repeats images until all shares have the same size, so some would count twice.
-
-    In training, all processes need the same number of batches, or they would wait for each other forever: the sizes of
-    their batches differ by at most one image. In evaluation, the batches of a single process are distributed, because
-    the last bits of a network's output may depend on the batch that an image is in.
-
-    Args:
-        images: Number of images.
-        batch_size: Images per batch.
-        processes: Number of processes.
-        rank: Number of this process, from 0.
-        seed: Seed of the random order, combined with the epoch's number; None evaluates in the given order.
-
-    Raises:
-        UserError: There are fewer images than processes.
+    torch's DistributedSampler repeats images until all shares have the same size, so some would count twice. Here, the
+    batches of a single process are distributed, because the last bits of a network's output may depend on the batch
+    that an image is in.
     """
 
-    def __init__(self, images: int, batch_size: int, processes: int, rank: int, seed: int | None = None) -> None:
-        if images < processes:
-            raise UserError(f"{processes} processes cannot share {images} images: use fewer --trainer.devices.")
-        self.images = images
-        self.batch_size = batch_size
-        self.processes = processes
-        self.rank = rank
-        self.seed = seed
-        self.epoch = 0
-        self.sampler = self  # Lightning calls `batch_sampler.sampler.set_epoch`
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch's number, which selects the order; Lightning calls this before each epoch."""
-        self.epoch = epoch
+    def __init__(self, dataset: DigitDataset, batch_size: int, processes: int, rank: int) -> None:
+        super().__init__(dataset, processes, rank, shuffle=False)
+        order = torch.arange(len(dataset))
+        batches = list(order.split(batch_size))  # type: ignore[no-untyped-call]
+        if len(batches) < processes:
+            batches = list(order.tensor_split(processes))
+        self.indices = torch.cat(batches[rank::processes]).tolist()
 
     def __len__(self) -> int:
-        if self.seed is None:
-            return len(self._evaluation_batches())
-        return min(-(-self.images // (self.batch_size * self.processes)), self.images // self.processes)
+        return len(self.indices)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        if self.seed is None:
-            batches = self._evaluation_batches()
-        else:
-            order = torch.randperm(self.images, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-            batches = order[self.rank :: self.processes].tensor_split(len(self))
-        for batch in batches:
-            yield batch.tolist()
-
-    def _evaluation_batches(self) -> tuple[Tensor, ...]:
-        order = torch.arange(self.images)
-        batches: tuple[Tensor, ...] = order.split(self.batch_size)  # type: ignore[no-untyped-call]
-        if len(batches) < self.processes:
-            batches = order.tensor_split(self.processes)
-        return batches[self.rank :: self.processes]
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)

@@ -10,6 +10,7 @@ from mnist_lit import UserError
 from mnist_lit.checkpoints.io import load, settings
 from mnist_lit.checkpoints.trust import refusal
 from mnist_lit.classifier import DigitClassifier
+from mnist_lit.inputs import plain_name
 from mnist_lit.run.options import DENIED
 from mnist_lit.run.workarounds import limit_imports
 
@@ -29,8 +30,11 @@ def load_classifier(path: str | Path, trust: Collection[str] = ()) -> tuple[Digi
     """
     checkpoint = load(path)
     given = settings(checkpoint)
-    if "backbone" not in given["model"]:
-        raise UserError(f"{path} does not name its network: it was not saved by mnist-lit fit.")
+    if not given["model"].get("backbone"):
+        raise UserError(
+            f"{path} does not name its network, as it was not saved by mnist-lit fit: load it in Python, with "
+            "DigitClassifier.load_from_checkpoint(path, backbone=...)."
+        )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DigitClassifier, "model")
     with limit_imports(trust):
@@ -53,8 +57,10 @@ def check_weights(model: DigitClassifier, checkpoint: dict[str, Any]) -> None:
     Raises:
         UserError: They differ.
     """
-    theirs = {name: tuple(weights.shape) for name, weights in checkpoint["state_dict"].items()}
-    ours = {name: tuple(weights.shape) for name, weights in model.state_dict().items()}
+    theirs, ours = (
+        {plain_name(name): tuple(weights.shape) for name, weights in state.items()}
+        for state in (checkpoint["state_dict"], model.state_dict())
+    )
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             raise UserError(

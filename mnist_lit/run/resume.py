@@ -63,7 +63,12 @@ def restore(command: str, options: Namespace, logs: Path, backbone: str | None) 
             f"{path} was saved by another version of mnist-lit, which had --model.{min(unknown)}: use that version, or "
             "train again."
         )
-    if "backbone" not in config["model"]:  # the classifier was built in Python
+    if not config["model"].get("backbone"):  # the classifier was built in Python
+        if backbone is None:
+            raise UserError(
+                f"{path} does not name its network, as it was not saved by mnist-lit fit: add --model.backbone, with "
+                "all arguments that it was built with, such as --model.backbone.dilation."
+            )
         config["model"]["backbone"] = options.model.backbone.as_dict()
     if command == "fit" and run_folder:
         config = _read_config(run_folder / "config.yaml")  # also the options of the trainer

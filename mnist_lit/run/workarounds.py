@@ -21,7 +21,6 @@ SILENCED_WARNINGS = (
     "Be aware that when using `ckpt_path`, callbacks",  # a test has no checkpoint callbacks
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # inside Lightning
     "It is recommended to use `self.log\\(",  # torchmetrics has synchronized the figures already
-    "You are using a custom batch sampler",  # for predictions; it leaves out no image
     "You requested to overfit but enabled train dataloader shuffling",  # Lightning then switches it off
     "You called `self.log\\(.*no logger",  # the user wants none, or the command needs none
 )

@@ -114,7 +114,7 @@ def test_order_of_an_epoch_equals_that_of_torch(tiny_mnist: Path) -> None:
     ours = [list(module.train_dataloader()) for _ in range(2)]
     train = module.splits["train"]
     torch.manual_seed(0)
-    theirs = [list(DataLoader(train, 100, shuffle=True, collate_fn=lambda batch: batch)) for _ in range(2)]
+    theirs = [list(DataLoader(train, 100, shuffle=True)) for _ in range(2)]
     for epoch, expected in zip(ours, theirs, strict=True):
         for (images, labels), (their_images, their_labels) in zip(epoch, expected, strict=True):
             assert torch.equal(images, their_images)
