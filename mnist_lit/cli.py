@@ -5,9 +5,10 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 from mnist_lit import UserError, __version__
-from mnist_lit.commands import COMMANDS, parse
+from mnist_lit.commands import COMMANDS, RECIPE, parse
 from mnist_lit.run.signals import stop_on_signals
 
 HELP = f"""usage: mnist-lit COMMAND [OPTION ...]
@@ -24,7 +25,7 @@ options:
 
 examples:
   mnist-lit compare --data.source sample              the three networks, on data without a download
-  mnist-lit fit --config configs/ds_cnn_v2.yaml       one network, on the full MNIST
+  mnist-lit fit --config {RECIPE}       one network, on the full MNIST
   mnist-lit test --ckpt_path last                     the newest run's accuracy on the test images
   mnist-lit read my_photos                            your own handwriting
   tensorboard --logdir lightning_logs                 the curves
@@ -57,5 +58,10 @@ def main(args: list[str] | None = None) -> None:
         except UserError as error:
             sys.exit(f"mnist-lit: error: {error}")
         except OSError as error:  # such as a full disk or missing permissions
-            named = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+            file = Path(os.fsdecode(error.filename)) if error.filename else None
+            if file and isinstance(error, FileNotFoundError):
+                while not file.parent.exists():
+                    file = file.parent
+                sys.exit(f"mnist-lit: error: {file} does not exist, or was deleted meanwhile: create it, or run again.")
+            named = f"{file}: " if file else ""
             sys.exit(f"mnist-lit: error: {named}{error.strerror or error}. Existing files are unchanged.")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any, NoReturn
 
+from mnist_lit.files import shown_path
+
 COMMANDS = {
     "fit": ("mnist_lit.run.lightning_cli", "train a network"),
     "validate": ("mnist_lit.run.lightning_cli", "measure a checkpoint on the validation split"),
@@ -25,22 +27,25 @@ COMMANDS = {
 }
 """The module of each command, whose `main` takes the result of `parse`, and the command's summary."""
 
+REFERENCE = "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"
+"""The checkpoint that is part of the project."""
+
+RECIPE = shown_path("configs/ds_cnn_v2.yaml")
+"""A recipe that is part of the project, in examples."""
+
 LIGHTNING_HELP = {
     name: {
         "usage": f"mnist-lit {name} {usage} [OPTION ...]",
         "description": f"{COMMANDS[name][1].capitalize()}. Example: mnist-lit {name} {example}",
     }
     for name, usage, example in (
-        ("fit", "[--config FILE] [--ckpt_path last]", "--config configs/ds_cnn_v2.yaml --trainer.max_epochs 5"),
+        ("fit", "[--config FILE] [--ckpt_path last]", f"--config {RECIPE} --trainer.max_epochs 5"),
         ("validate", "--ckpt_path FILE|last|best", "--ckpt_path best"),
         ("test", "--ckpt_path FILE|last|best", "--ckpt_path last --data.data_dir ~/datasets"),
         ("predict", "--ckpt_path FILE|last|best", "--ckpt_path last"),
     )
 }
 """Beginning of the help of the commands whose options LightningCLI parses."""
-
-REFERENCE = "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"
-"""The checkpoint that is part of the project."""
 
 OUTPUTS = {"onnx": "digits.onnx", "torch": "digits.pt2", "int8": "digits_int8.onnx"}
 """The file that `export` writes by default, for each format."""
@@ -131,13 +136,13 @@ Train and test each recipe, and report the results in a table and the accuracy c
 
 Writes results.md, results.json and accuracy.png into lightning_logs/compare/version_N, beside the runs. Each run reads
 the test set once, with the weights of the last epoch. To choose a recipe, use --folds, with which no run reads it.""",
-        epilog="""\
+        epilog=f"""\
 CONFIG: recipes as YAML files, before all options; by default the recipes of the three networks.
 
 examples:
   mnist-lit compare --data.source sample --trainer.max_epochs 5
-  mnist-lit compare configs/ds_cnn_v2.yaml --change model.deskew=false --seeds 5
-  mnist-lit compare configs/ds_cnn_v2.yaml --change model.lr=0.03 --folds 6""",
+  mnist-lit compare {RECIPE} --change model.deskew=false --seeds 5
+  mnist-lit compare {RECIPE} --change model.lr=0.03 --folds 6""",
         passes_on=True,
     )
     seeds = "runs per recipe; their seeds count up from the recipe's (default: 1)"
@@ -179,15 +184,15 @@ Parzen estimator), and rank these trials by cross-entropy on the validation spli
 accuracy does. The test set is not read.
 
 Writes search.md and Optuna's journal, study.log, into lightning_logs/search/version_N, beside the runs.""",
-        epilog="""\
+        epilog=f"""\
 CONFIG: the recipe, a YAML file, before all options.
 
 VALUES, as YAML: a list of choices, or a range with both ends, on a logarithmic scale with log: true.
 If both ends are integers, so are the proposed values; write 0.0 and 1.0 for real numbers.
 
 example:
-  mnist-lit search configs/ds_cnn_v2.yaml --vary 'model.image_size=[16, 18, 20]' \\
-    --vary 'model.lr={low: 0.005, high: 0.05, log: true}'""",
+  mnist-lit search {RECIPE} --vary 'model.image_size=[16, 18, 20]' \\
+    --vary 'model.lr={{low: 0.005, high: 0.05, log: true}}'""",
         passes_on=True,
     )
     vary = "option and the values to try, such as model.lr=[0.01,0.02]; repeatable"
@@ -228,9 +233,10 @@ def _export() -> CommandParser:
 Save a checkpoint, with its preprocessing, as one file that needs neither this package nor Lightning.
 Input: pixels, white on black, uint8 (N, 1, 28, 28), any N. Output: probabilities of the digits, float32 (N, 10).
 
-The file is loaded again and compared with the checkpoint on all test images. For onnx and torch, all predictions must
-be equal and all probabilities within 0.00001; for int8, the accuracy is printed.""",
-        epilog=f"Example: mnist-lit export --ckpt_path {REFERENCE} --format int8",
+The file is loaded again and compared with the checkpoint on all test images, or on the sample if MNIST is not in
+--data.data_dir. For onnx and torch, all predictions must be equal and all probabilities within 0.00001; for int8, the
+accuracy is printed.""",
+        epilog=f"Example: mnist-lit export --ckpt_path {shown_path(REFERENCE)} --format int8",
     )
     parser.add_argument("--ckpt_path", required=True, metavar="FILE", help=f"{CHECKPOINT} (required)")
     formats = "onnx: for any ONNX runtime (default); torch: for torch.export.load; int8: ONNX with 8-bit weights"
@@ -249,7 +255,7 @@ def _publish() -> CommandParser:
         description="""\
 Write a checkpoint's weights and settings as a safetensors file, which cannot contain code. Like a
 checkpoint, it works with test and predict (--ckpt_path FILE.safetensors); it cannot be resumed.""",
-        epilog=f"Example: mnist-lit publish {REFERENCE} digits.safetensors",
+        epilog=f"Example: mnist-lit publish {shown_path(REFERENCE)} digits.safetensors",
     )
     parser.add_argument("checkpoint", metavar="FILE", help=CHECKPOINT)
     parser.add_argument("target", metavar="FILE.safetensors", help="the file to write")
@@ -312,11 +318,11 @@ parts (default: all):
 The fit and the plain loop take turns of 40 steps in one process. Results are medians of the rounds with minimum and
 maximum. An epoch includes the logs and checkpoints at its end; validation is timed separately. Writes benchmark.md and
 benchmark.json into lightning_logs/benchmark, where the last results of other parts are preserved.""",
-        epilog="Example: mnist-lit benchmark overhead others --rounds 3 --config configs/ds_cnn_v2.yaml",
+        epilog=f"Example: mnist-lit benchmark overhead others --rounds 3 --config {RECIPE}",
         passes_on=True,
     )
     parser.add_argument("--rounds", type=_count, default=5, metavar="N", help="rounds of each measurement (5)")
-    parser.add_argument("-c", "--config", metavar="FILE", help="recipe (configs/ds_cnn_v1.yaml)")
+    parser.add_argument("-c", "--config", metavar="FILE", help=f"recipe ({shown_path('configs/ds_cnn_v1.yaml')})")
     return parser
 
 

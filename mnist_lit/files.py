@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ try:
     import fcntl
 except ImportError:  # Windows has no file locks of this kind; nothing is locked there
     fcntl = None  # type: ignore[assignment]
+
+UNSUPPORTED = {getattr(errno, name, errno.EINVAL) for name in ("EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK")}
+"""Errors of file systems, such as some network folders, that cannot sync a folder or lock it."""
 
 LOGS = "lightning_logs"
 """Folder of all runs."""
@@ -20,6 +24,27 @@ def project_path(path: str) -> Path:
     """A file that is part of the project: inside the installed package, or in the checkout."""
     package = Path(__file__).parent
     return package / path if (package / path).exists() else package.parent / path
+
+
+def shown_path(path: str) -> str:
+    """A file that is part of the project, as a command line in the current folder names it."""
+    file = project_path(path)
+    return shlex.quote(str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file))
+
+
+def expand(path: str) -> Path:
+    """A path with the home folder in place of `~`, which a shell does not replace within an option or a recipe."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path's raises on an unknown user
+
+
+@contextlib.contextmanager
+def where_supported() -> Iterator[None]:
+    """Ignore that the file system does not support the operation."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -35,7 +60,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            with where_supported():
+                os.fsync(file.fileno())
         if partial.read_bytes() != content:
             raise OSError(errno.EIO, "the disk returned other content than was written", str(path))
         partial.replace(path)
@@ -46,7 +72,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     if os.name == "posix":  # other systems cannot open a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # saves the new name, too
+            with where_supported():
+                os.fsync(folder)  # saves the new name, too
         finally:
             os.close(folder)
 
@@ -79,7 +106,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with where_supported():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"Waiting for another process that uses {folder}")
             fcntl.flock(descriptor, fcntl.LOCK_EX)

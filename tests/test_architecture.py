@@ -10,7 +10,8 @@ PACKAGE = TESTS.parent / "mnist_lit"
 MODEL = ("augment", "backbones", "classifier", "describe", "inputs", "metrics", "preprocess")
 LEVELS: list[tuple[str, ...]] = [
     ("mnist_lit",),
-    ("files", "extras", "commands"),
+    ("files", "extras"),
+    ("commands",),
     ("data", "model"),
     ("checkpoints",),
     ("callbacks",),

@@ -7,7 +7,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore
 
 from mnist_lit import UserError
 from mnist_lit.checkpoints.io import load_exactly, neighbors
-from mnist_lit.files import LOGS
+from mnist_lit.files import LOGS, expand
 
 
 def find_checkpoint(name: str, logs: Path = Path(LOGS), backbone: str | None = None, to_resume: bool = False) -> Path:
@@ -26,7 +26,7 @@ def find_checkpoint(name: str, logs: Path = Path(LOGS), backbone: str | None = N
         UserError: No run has such a checkpoint, or all of its checkpoints are damaged.
     """
     if name not in ("last", "best"):
-        return Path(name)
+        return expand(name)
     excluded = {logs / folder for folder in ("reference", *(("compare", "search") if to_resume else ()))}
     candidates = [path for path in logs.glob(f"**/checkpoints/{name}.ckpt") if not excluded & set(path.parents)]
     for candidate in sorted(candidates, key=lambda path: path.stat().st_mtime, reverse=True):

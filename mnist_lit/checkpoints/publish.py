@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -11,12 +10,12 @@ import safetensors.torch
 from mnist_lit import UserError
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.checkpoints.io import SETTINGS, load, split_header
-from mnist_lit.files import write_atomically
+from mnist_lit.files import expand, write_atomically
 
 
 def main(options: argparse.Namespace) -> None:
     """Run `mnist-lit publish` with its options."""
-    target = Path(options.target)
+    target = expand(options.target)
     if target.suffix != ".safetensors":
         raise UserError(f"{target}: the name of the file must end with .safetensors.")
     content = pack_safetensors(load(find_checkpoint(options.checkpoint)))

@@ -1,7 +1,6 @@
 """MNIST as a LightningDataModule."""
 
 import os
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader
 from mnist_lit import UserError
 from mnist_lit.data import official, sample
 from mnist_lit.data.batches import Batch, DigitDataset, batch_loader
+from mnist_lit.files import expand
 
 EVAL_BATCH_SIZE = 100
 """Images per batch in validation, test and prediction: small, so that several processes get whole batches each."""
@@ -57,7 +57,7 @@ class MNISTDataModule(LightningDataModule):
         # what a checkpoint stores: the experiment, not the machine
         self.save_hyperparameters("source", "batch_size", "val_size", "folds", "fold", logger=False)
         self.source = source
-        self.data_dir = Path(data_dir).expanduser()
+        self.data_dir = expand(data_dir)
         self.batch_size = batch_size
         self.val_size = val_size if val_size is not None else (5_000 if source == "mnist" else 500)
         self.folds = folds

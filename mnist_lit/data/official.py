@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets import MNIST
+from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
 from mnist_lit import UserError
 from mnist_lit.files import lock_folder, write_atomically
@@ -62,8 +62,8 @@ def _read(folder: Path, name: str) -> Tensor:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     axes = 3 if "images" in name else 1
     md5, official = _md5(content), OFFICIAL[name]
-    other = next((other for other, file in OFFICIAL.items() if file.md5 == md5 and other != name), None)
-    if other:
+    other = {file.md5: name for name, file in OFFICIAL.items()}.get(md5) or _other_dataset(path)
+    if other and other != name:
         raise _not_official(path, f"it is {other}")
     if len(content) != official.size:
         raise _not_official(path, f"it has {len(content):,} bytes, the official file has {official.size:,}")
@@ -71,16 +71,23 @@ def _read(folder: Path, name: str) -> Tensor:
     if magic != 0x800 + axes:  # 8: unsigned bytes; then the number of axes
         raise _not_official(path, f"it starts with {magic}, not with the magic number {0x800 + axes}")
     if md5 != official.md5:
-        raise _not_official(path, f"its MD5 is {md5}, not {official.md5}")
+        raise _not_official(path, f"another dataset of this form, or altered: its MD5 is {md5}, not {official.md5}")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 * (1 + axes)).view(shape)
 
 
 def _find(folder: Path, name: str) -> Path | None:
     """The file, unpacked or as .gz, where torchvision puts it or directly in the folder."""
     layouts = (folder / "MNIST" / "raw", folder / "raw", folder)
-    found = [path for layout in layouts for path in (layout / name, layout / f"{name}.gz") if path.is_file()]
+    dotted = name.replace("-idx", ".idx")  # as some archives have it
+    files = (name, f"{name}.gz", dotted, f"{dotted}.gz")
+    found = [layout / file for layout in layouts for file in files if (layout / file).is_file()]
     complete = (path for path in found if path.suffix == ".gz" or path.stat().st_size == OFFICIAL[name].size)
     return next(complete, found[0] if found else None)  # skips a file that was not unpacked to its end
+
+
+def find_missing(folder: Path) -> list[str]:
+    """The names of the official files that are not in a folder."""
+    return [name for name in OFFICIAL if _find(folder, name) is None]
 
 
 def download_missing(folder: Path) -> None:
@@ -89,7 +96,7 @@ def download_missing(folder: Path) -> None:
     Raises:
         UserError: A file cannot be downloaded or written.
     """
-    missing = [name for name in OFFICIAL if _find(folder, name) is None]
+    missing = find_missing(folder)
     if not missing:
         return
     raw = folder / "MNIST" / "raw"
@@ -136,8 +143,18 @@ def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
+def _other_dataset(path: Path) -> str | None:
+    """The dataset whose files have MNIST's names, if the file, or the .gz that torchvision leaves beside it, is one."""
+    archives = [file for file in (path, path.with_name(f"{path.name}.gz")) if file.suffix == ".gz" and file.is_file()]
+    found = {_md5(file.read_bytes()) for file in archives}
+    for dataset in (FashionMNIST, KMNIST):
+        if found & {md5 for _, md5 in dataset.resources} or dataset.__name__ in path.parts:
+            return f"{path.name.removesuffix('.gz')} of {dataset.__name__}"
+    return None
+
+
 def _not_official(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{path} is not the official MNIST file ({reason}): delete it and run again to download it, or use "
-        "--data.source sample, which needs no download."
+        f"{path} is not the official MNIST file ({reason}): name the folder of MNIST, or a new one to download it, with "
+        "--data.data_dir, or use --data.source sample, which needs no download."
     )

@@ -18,9 +18,10 @@ from mnist_lit import UserError, files
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import OUTPUTS
+from mnist_lit.data import official
 from mnist_lit.data.datamodule import EVAL_BATCH_SIZE, MNISTDataModule
 from mnist_lit.describe import describe_environment, multiply_adds, parameter_count
-from mnist_lit.evaluation.images import in_batches, load_test_images
+from mnist_lit.evaluation.images import in_batches
 from mnist_lit.extras import require
 from mnist_lit.run.restore import load_classifier
 
@@ -51,23 +52,24 @@ def main(options: argparse.Namespace, tolerance: float = TOLERANCE) -> None:
         options: Options of the command line.
         tolerance: Largest allowed difference of a probability, except for int8.
     """
-    output, suffix = Path(options.output or OUTPUTS[options.format]), Path(OUTPUTS[options.format]).suffix
+    output, suffix = files.expand(options.output or OUTPUTS[options.format]), Path(OUTPUTS[options.format]).suffix
     if output.suffix != suffix:
         raise UserError(f"--output {output}: a file of --format {options.format} ends in {suffix}.")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}.")
     checkpoint = find_checkpoint(options.ckpt_path)
     model, trained_on = load_classifier(checkpoint, options.trust)
-    source = options.source or trained_on.get("source", "mnist")
-    data = MNISTDataModule(source, options.data_dir, val_size=trained_on.get("val_size"))
-    test = load_test_images(data, {checkpoint: trained_on})
+    data = _data(options, trained_on)
+    test = data.splits["test"]
+    is_trained_on = (trained_on.get("source"), data.source) == ("mnist", "sample")
     parts = OrderedDict(preprocess=model.preprocess, backbone=model.backbone, softmax=nn.Softmax(dim=1))
     network = nn.Sequential(parts).eval()
     with tempfile.TemporaryDirectory() as folder:  # an existing file is replaced only after the comparison
         path = Path(folder) / output.name
         exported = save(network, options.format, path, data)
         allowed = math.inf if options.format == "int8" else tolerance
-        comparison = compare(exported, network, test.images, test.labels, allowed)
+        kind = "training images (the sample)" if is_trained_on else "test images"
+        comparison = compare(exported, network, test.images, test.labels, allowed, kind)
         sizes = f"{parameter_count(model):,} parameters in {_weight_bytes(path, model):,} bytes"
         content = path.read_bytes()
     try:
@@ -77,6 +79,19 @@ def main(options: argparse.Namespace, tolerance: float = TOLERANCE) -> None:
     print(f"{output}: {len(content):,} bytes; {sizes}, {multiply_adds(model):,} multiply-adds per image")
     print(comparison)
     print(f"Latency: {_latency_ms(exported):.2f} ms per image, one thread. {describe_environment(torch.device('cpu'))}")
+
+
+def _data(options: argparse.Namespace, trained_on: dict[str, Any]) -> MNISTDataModule:
+    """The images to compare with: by default those of the checkpoint's dataset, or the sample if they are missing."""
+    own = trained_on.get("source", "mnist")
+    source = options.source or own
+    if not options.source and own == "mnist" and official.find_missing(files.expand(options.data_dir)):
+        print(f"MNIST is not in {options.data_dir}: the file is compared with the checkpoint on the sample.")
+        source = "sample"
+    data = MNISTDataModule(source, options.data_dir, val_size=trained_on.get("val_size") if source == own else None)
+    data.prepare_data()
+    data.setup("test")
+    return data
 
 
 def save(network: nn.Module, format: str, path: Path, data: MNISTDataModule) -> Predict:  # noqa: A002
@@ -150,8 +165,10 @@ def _weight_bytes(path: Path, model: DigitClassifier) -> int:
 
 
 @torch.inference_mode()
-def compare(exported: Predict, network: Predict, images: Tensor, labels: Tensor, tolerance: float) -> str:
-    """Compare an exported file with the checkpoint's network on test images (N, 1, 28, 28), and return a report.
+def compare(
+    exported: Predict, network: Predict, images: Tensor, labels: Tensor, tolerance: float, kind: str = "test images"
+) -> str:
+    """Compare an exported file with the checkpoint's network on images (N, 1, 28, 28), and return a report.
 
     Raises:
         UserError: A probability differs by more than the tolerance, or a digit differs although it is finite.
@@ -165,7 +182,7 @@ def compare(exported: Predict, network: Predict, images: Tensor, labels: Tensor,
         )
     accuracy, expected_accuracy = (100 * (p.argmax(1) == labels).double().mean().item() for p in (outputs, expected))
     return (
-        f"{accuracy:.2f} % of {len(images):,} test images correct, checkpoint {expected_accuracy:.2f} %; "
+        f"{accuracy:.2f} % of {len(images):,} {kind} correct, checkpoint {expected_accuracy:.2f} %; "
         f"{changed} digits predicted differently, probabilities differ by at most {difference:.1g}"
     )
 

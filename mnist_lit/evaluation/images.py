@@ -1,4 +1,4 @@
-"""Load the images that `robustness` and `export` measure a checkpoint on, and run a network on them."""
+"""Load the images that a checkpoint is measured on, and run a network on them."""
 
 from collections.abc import Callable
 from pathlib import Path

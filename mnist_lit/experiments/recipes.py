@@ -3,12 +3,14 @@
 import contextlib
 import io
 from collections.abc import Callable, Iterable
+from functools import reduce
 from itertools import product
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from jsonargparse import ArgumentParser, dict_to_namespace
+from jsonargparse import ArgumentParser
 
 from mnist_lit import UserError
 from mnist_lit.classifier import DigitClassifier
@@ -69,6 +71,8 @@ def resolve(configs: list[str], flags: list[str], changes: Iterable[list[str]], 
     """
     if any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
         raise UserError("Name the recipes first, before all options and without --config.")
+    if any(flag.partition("=")[0] == "--ckpt_path" for flag in flags):
+        raise UserError("This command starts new runs: leave out --ckpt_path.")
     recipes: list[Recipe] = []
     for config, change in product(configs, [[], *changes]):
         args = ["--config", config, *flags, *(f"--{option}" for option in change)]
@@ -78,7 +82,7 @@ def resolve(configs: list[str], flags: list[str], changes: Iterable[list[str]], 
         if len(recipe.name.encode()) > 200:  # the limit for a folder's name is 255 bytes
             raise UserError(f"{recipe.name} has too many changes for a folder's name: write them into a recipe.")
         for key, is_unsupported in UNSUPPORTED.items():
-            value = dict_to_namespace(recipe.options)[key]
+            value = reduce(getitem, key.split("."), recipe.options)
             if is_unsupported(value):
                 raise UserError(f"{config}: this command cannot work with --{key} {str(value).lower()}: leave it out.")
         if recipe.options["watch_test"] and not with_test:
@@ -106,7 +110,7 @@ def _build(options: dict[str, Any], stages: Iterable[str]) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DigitClassifier, "model")
     parser.add_class_arguments(MNISTDataModule, "data")
-    built = parser.instantiate_classes(parser.parse_object({part: options[part] for part in ("model", "data")}))
+    built = parser.instantiate(parser.parse_object({part: options[part] for part in ("model", "data")}))
     built.data.prepare_data()
     for stage in stages:
         built.data.setup(stage)

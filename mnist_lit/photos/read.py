@@ -5,7 +5,6 @@ import csv
 import glob
 import io
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import REFERENCE
 from mnist_lit.describe import markdown_table
 from mnist_lit.extras import require
-from mnist_lit.files import project_path, write_atomically
+from mnist_lit.files import expand, project_path, write_atomically
 from mnist_lit.run.restore import load_classifier
 
 require("read", "photos", "cv2")
@@ -60,12 +59,11 @@ def load_digits(names: list[str], invert: bool | None = None) -> tuple[dict[str,
     digits: dict[str, Array] = {}
     failed: dict[str, str] = {}
     for name in names:
-        path = Path(os.path.expanduser(name))  # noqa: PTH111  Path's raises on an unknown user
+        path = expand(name)
         if path.is_dir():
             files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         else:
-            # Path.glob takes no absolute pattern
-            files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+            files = [path] if path.is_file() else sorted(_glob(path))
         if not files:
             failed[name] = "no files in this folder" if path.is_dir() else "no such file"
         for file in files:
@@ -74,6 +72,13 @@ def load_digits(names: list[str], invert: bool | None = None) -> tuple[dict[str,
             except UnreadableError as error:
                 failed[str(file)] = str(error)
     return digits, failed
+
+
+def _glob(path: Path) -> list[Path]:
+    """The files that a pattern matches; brackets in the name of an existing folder are not part of the pattern."""
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    names = glob.glob(str(path.relative_to(folder)), root_dir=folder, recursive=True)  # noqa: PTH207  skips hidden files
+    return [folder / name for name in names]
 
 
 def classify(model: DigitClassifier, digits: dict[str, Array]) -> list[list[str]]:

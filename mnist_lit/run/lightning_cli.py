@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from mnist_lit.checkpoints.io import AtomicCheckpointIO
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import LIGHTNING_HELP, TRUST
 from mnist_lit.data.datamodule import MNISTDataModule
-from mnist_lit.files import LOGS
+from mnist_lit.files import LOGS, expand
 from mnist_lit.run import components, overhead, resume, workarounds
 from mnist_lit.run.options import Parser, check_options, names_backbone, report_errors
 from mnist_lit.run.restore import check_weights
@@ -99,15 +101,19 @@ class DigitCLI(LightningCLI):
         Raises:
             UserError: An option is out of range, or the checkpoint cannot be used for this command.
         """
-        super().parse_arguments(parser, args)
+        without_print = [arg for arg in args if arg.partition("=")[0] != "--print_config"]
+        super().parse_arguments(parser, without_print)
         command, options = self.config.subcommand, self.config[self.config.subcommand]
         check_options(options)
         if options.ckpt_path is None:
+            if args != without_print:
+                super().parse_arguments(parser, args)  # prints the configuration and exits
             if command != "fit":
                 raise UserError(f"{command} needs --ckpt_path: a file, or `last` or `best` of the newest run.")
             return
         backbone = options.model.backbone.class_path if self.names_backbone else None
-        self.restored = restored = resume.restore(command, options, self.logs, backbone)
+        with contextlib.redirect_stdout(sys.stderr if args != without_print else sys.stdout):
+            self.restored = restored = resume.restore(command, options, self.logs, backbone)
         self.run_folder = restored.run_folder or self.run_folder
         self.import_limits.enter_context(workarounds.limit_imports(restored.trusted))
         settings = f"--config={restored.config}"
@@ -127,7 +133,7 @@ class DigitCLI(LightningCLI):
     @property
     def logs(self) -> Path:
         """Folder of all runs."""
-        return Path(self.config[self.config.subcommand].trainer.default_root_dir or ".") / LOGS
+        return expand(str(self.config[self.config.subcommand].trainer.default_root_dir or ".")) / LOGS
 
     def before_instantiate_classes(self) -> None:
         resumes = self.restored is not None and self.restored.run_folder is not None
@@ -210,4 +216,4 @@ class DigitCLI(LightningCLI):
             on_nodes = " (on each node)" if command == "fit" and self.trainer.num_nodes > 1 else ""
             print(f"{heading}\n  {resume.next_command(command, last, self.config[self.subcommand])}{on_nodes}")
             if command == "test":
-                print(f"  {resume.uv_run(f'tensorboard --logdir {os.path.relpath(self.logs)}')}")
+                print(f"  {resume.uv_run(f'tensorboard --logdir {shlex.quote(os.path.relpath(self.logs))}')}")

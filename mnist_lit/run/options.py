@@ -8,7 +8,6 @@ import re
 import traceback
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -24,6 +23,7 @@ from mnist_lit.checkpoints.trust import refusal
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import CHECKPOINT
 from mnist_lit.data.datamodule import MNISTDataModule
+from mnist_lit.files import expand
 
 DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 """jsonargparse's message about a class that is not trusted."""
@@ -71,7 +71,7 @@ def names_backbone(args: list[str]) -> bool:
     files += [file for option, file in pairwise(args) if option in ("-c", "--config")]
     for file in files:
         with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # the parser reports them
-            recipe = yaml.safe_load(Path(file).read_text())
+            recipe = yaml.safe_load(expand(file).read_text())
             if isinstance(recipe, dict) and isinstance(recipe.get("model"), dict) and "backbone" in recipe["model"]:
                 return True
     return False

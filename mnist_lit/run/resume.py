@@ -18,7 +18,7 @@ from mnist_lit import UserError
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.checkpoints.io import load, remove_old, settings
 from mnist_lit.checkpoints.trust import foreign_modules
-from mnist_lit.files import LOGS, project_path
+from mnist_lit.files import LOGS
 
 
 class Restored(NamedTuple):
@@ -52,10 +52,9 @@ def restore(command: str, options: Namespace, logs: Path, backbone: str | None) 
         raise UserError(f"{path} holds only weights: a run cannot be resumed from it.")
     # a user may name any class; a file may not
     trusted = {*options.trust, *foreign_modules([options.model.as_dict(), options.trainer.as_dict()])}
-    references = {(folder / "reference").resolve() for folder in (logs, project_path(LOGS))}
     folder = path.parent.parent
     is_run = path.parent.name == "checkpoints" and (folder / "config.yaml").exists()
-    run_folder = folder if is_run and not references & set(path.resolve().parents) else None
+    run_folder = folder if is_run and not _is_reference(path) else None
     config: dict[str, Any] = settings(checkpoint)
     unknown = config["model"].keys() - vars(options.model).keys()
     if unknown:
@@ -77,6 +76,11 @@ def restore(command: str, options: Namespace, logs: Path, backbone: str | None) 
         return Restored(path, checkpoint, run_folder, json.dumps(config), trusted)
     except TypeError as error:  # a tensor among the settings
         raise UserError(f"{path} was not saved by mnist-lit: its settings are not plain values.") from error
+
+
+def _is_reference(path: Path) -> bool:
+    """Whether a checkpoint belongs to the tracked reference runs, of this checkout or of another."""
+    return any((folder.name, folder.parent.name) == ("reference", LOGS) for folder in path.resolve().parents)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Collection, Iterator
 
 from jsonargparse import _common, set_parsing_settings
+from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from lightning.pytorch import Trainer
 
 from mnist_lit import UserError
@@ -55,6 +56,8 @@ def silence_warnings() -> Iterator[None]:
         logger.addFilter(_is_useful)
     try:
         with warnings.catch_warnings():
+            # LightningCLI (2.6.6) calls methods by names that jsonargparse has changed
+            warnings.simplefilter("ignore", JsonargparseDeprecationWarning)
             for beginning in SILENCED_WARNINGS:
                 warnings.filterwarnings("ignore", beginning)
             yield

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -25,6 +26,12 @@ def run_onnx(file: str, images: torch.Tensor) -> torch.Tensor:
     (probabilities,) = onnxruntime.InferenceSession(file).run(None, {"images": images.numpy()})
     assert probabilities.dtype == np.float32
     return torch.from_numpy(probabilities)
+
+
+def run_opencv(file: str, images: torch.Tensor) -> torch.Tensor:
+    network = cv2.dnn.readNetFromONNX(file)
+    network.setInput(images.numpy())
+    return torch.from_numpy(network.forward())
 
 
 @pytest.fixture
@@ -53,7 +60,23 @@ def test_onnx_file_predicts_as_the_checkpoint(
     assert "of 100 test images" in printed
     assert "0 digits predicted differently" in printed
     onnx.checker.check_model("digits.onnx", full_check=True)
+    assert [(part.domain, part.version) for part in onnx.load("digits.onnx").opset_import] == [("", export.OPSET)]
     check_file("digits.onnx", images, run_onnx)
+    check_file("digits.onnx", images, run_opencv)
+
+
+@pytest.mark.parametrize("options", ["--data.data_dir nowhere", "--data.source sample"])
+def test_file_is_checked_on_the_sample_where_mnist_is_missing(
+    main: Main, capsys: pytest.CaptureFixture[str], options: str
+) -> None:
+    main(f"export --ckpt_path {CHECKPOINT} --format torch {options}")
+    printed = capsys.readouterr().out
+    assert "of 500 training images (the sample) correct" in printed
+    assert ("MNIST is not in nowhere: the file is compared with the checkpoint on the sample." in printed) == (
+        "nowhere" in options
+    )
+    assert Path("digits.pt2").exists()
+    assert not Path("nowhere").exists()
 
 
 @pytest.mark.slow
@@ -106,7 +129,6 @@ def test_failed_check_leaves_an_existing_file_unchanged() -> None:
     [
         ("--output no/digits.onnx", "there is no folder no"),
         ("--output digits.pt2", "ends in .onnx"),
-        ("--data.source sample", "measured on images that it was trained on"),
     ],
 )
 def test_export_refuses_unsuitable_options(main: Main, options: str, message: str) -> None:

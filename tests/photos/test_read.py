@@ -63,6 +63,14 @@ def test_unreadable_files_are_reported_and_the_others_read(capsys: pytest.Captur
     assert not Path("predictions.png").exists()
 
 
+@pytest.mark.usefixtures("folder")
+def test_brackets_in_the_name_of_a_folder_are_no_pattern() -> None:
+    Path("mine").rename("mine [1]")
+    for names in (["mine [1]/*.png"], [str(Path("mine [[]1]/*.png"))], ["mine [[]1]/*seven [[]1].png"]):
+        assert [Path(name).name for name in load_digits(names)[0]] == ["it's a, seven [1].png"]
+    assert load_digits(["mine [1]/[a-f]*"])[0].keys() == {"mine [1]/four.jpg"}
+
+
 def test_nothing_is_written_if_no_picture_could_be_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["read", "nowhere", "--show"])

@@ -1,14 +1,23 @@
 """Help, version and completion are quick and complete."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import mnist_lit
 from mnist_lit import cli
 from mnist_lit.commands import COMMANDS
+
+ROOT = Path(mnist_lit.__file__).parents[1]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that finds this package from any folder."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.parametrize("args", ["--help", "--version", ""])
@@ -38,6 +47,22 @@ def test_completion_script_names_every_command(capsys: pytest.CaptureFixture[str
         assert f"-W '{' '.join(COMMANDS)}' mnist-lit" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="takes bash or zsh"):
         cli.main(["--print_completion", "fish"])
+
+
+def test_help_names_files_that_exist_where_it_is_printed(tmp_path: Path) -> None:
+    lines = [
+        [],
+        *([command, "--help"] for command in COMMANDS if COMMANDS[command][0] != "mnist_lit.run.lightning_cli"),
+    ]
+    code = "import contextlib\nfrom mnist_lit.cli import main\n"
+    code += f"for line in {lines}:\n    with contextlib.suppress(SystemExit):\n        main(line)\n"
+    for folder in (tmp_path, ROOT):
+        process = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=folder, env=environment()
+        )
+        files = re.findall(r"[^\s()]*(?:configs|reference)/[\w./]+", process.stdout)
+        assert len(files) >= 7
+        assert [file for file in files if not (folder / file).is_file()] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -60,7 +60,7 @@ MISTAKES = [
     ("compare --trainer.num_nodes=2", "--trainer.num_nodes 2"),
     ("compare --trainer.logger=false", "--trainer.logger false"),
     ("compare --trainer.limit_val_batches=0", "--trainer.limit_val_batches 0"),
-    ("compare --ckpt_path=last", "--ckpt_path last"),
+    ("compare --ckpt_path=last", "leave out --ckpt_path"),
     ("compare --resume", "nothing to resume"),
     ("search unknown.yaml", "--vary"),
     ("search good.yaml --vary=model.lr=fast", "--vary model.lr=fast"),
