@@ -155,6 +155,6 @@ def _other_dataset(path: Path) -> str | None:
 
 def _not_official(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{path} is not the official MNIST file ({reason}): name the folder of MNIST, or a new one to download it, with "
-        "--data.data_dir, or use --data.source sample, which needs no download."
+        f"{path} is not the official MNIST file ({reason}): name the folder of MNIST, or a new one to download it to, "
+        "with --data.data_dir, or use --data.source sample, which needs no download."
     )

@@ -104,10 +104,10 @@ class DigitCLI(LightningCLI):
         without_print = [arg for arg in args if arg.partition("=")[0] != "--print_config"]
         super().parse_arguments(parser, without_print)
         command, options = self.config.subcommand, self.config[self.config.subcommand]
+        if options.ckpt_path is None and args != without_print:
+            super().parse_arguments(parser, args)  # prints the configuration and exits
         check_options(options)
         if options.ckpt_path is None:
-            if args != without_print:
-                super().parse_arguments(parser, args)  # prints the configuration and exits
             if command != "fit":
                 raise UserError(f"{command} needs --ckpt_path: a file, or `last` or `best` of the newest run.")
             return
