@@ -37,9 +37,9 @@ class RandomAffineBatch(nn.Module):
         self.scale = scale
 
     def forward(self, images: Tensor) -> Tensor:
-        """Distort images (N, C, H, W) of any dtype with background 0; the result is float."""
+        """Distort images (N, C, H, W) of any dtype with background 0; the result is float32."""
         images = images.float()
-        draws = torch.rand(4, len(images), device=images.device) * 2 - 1  # (4, N), -1..1
+        draws = torch.rand(4, len(images), dtype=torch.float32, device=images.device) * 2 - 1  # (4, N), -1..1
         return affine(
             images,
             angle=draws[0] * math.radians(self.degrees),

@@ -26,7 +26,7 @@ class CrossEntropy(Metric):
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (N, 10) and labels (N,)."""
-        self.total += F.cross_entropy(logits, labels, reduction="none").to(self.total.dtype).sum()
+        self.total += F.cross_entropy(logits.float(), labels, reduction="none").to(self.total.dtype).sum()
         self.count += len(labels)
 
     def compute(self) -> Tensor:

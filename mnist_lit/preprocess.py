@@ -21,7 +21,7 @@ SPREAD = 0.57
 
 def pixel_centers(size: int, device: torch.device) -> Tensor:
     """Centers of the pixels along an axis, (size,), in the coordinates of affine_grid: the image spans -1..1."""
-    return (torch.arange(size, device=device) * 2 + 1) / size - 1
+    return (torch.arange(size, dtype=torch.float32, device=device) * 2 + 1) / size - 1
 
 
 class Straighten(nn.Module):
@@ -101,6 +101,9 @@ class Clean(nn.Module):
 class Preprocess(nn.Module):
     """Scale pixels to 0..1, clean, straighten, resize and normalize.
 
+    Computes in float32 whatever the precision of the network, because moments need it; only the result has the type of
+    the network's weights.
+
     Args:
         image_size: Height and width of the result in pixels, 8 or more.
         contrast: Divide each image by its brightest pixel.
@@ -134,14 +137,17 @@ class Preprocess(nn.Module):
         moves = deskew or center or rescale
         self.straighten = Straighten(deskew, center, rescale, square_ink) if moves else nn.Identity()
         # antialiased resizing is linear: one matrix for rows and columns takes a third of the time of interpolate
-        columns = torch.eye(DIGIT_SIZE)[None, None]  # (1, 1, 28, 28)
+        columns = torch.eye(DIGIT_SIZE, dtype=torch.float32)[None, None]  # (1, 1, 28, 28)
         resize = F.interpolate(columns, (image_size, DIGIT_SIZE), mode="bilinear", align_corners=False, antialias=True)
         # not a buffer: weight averaging would average it, too, and change its last bits
         self.resize = resize[0, 0]  # (image_size, 28)
+        self.result = torch.empty(0)
+        """Empty; has the type of the result."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or convert the matrix together with weights and buffers."""
-        self.resize = fn(self.resize)
+        """Move the matrix, and set the type of the result, together with weights and buffers."""
+        self.result = fn(self.result)
+        self.resize = self.resize.to(self.result.device)
         return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -154,9 +160,12 @@ class Preprocess(nn.Module):
         Augment after this step, which would undo the augmentation, and before `normalize`, because the background must
         be 0.
         """
+        if torch.is_autocast_enabled(images.device.type):
+            with torch.autocast(images.device.type, enabled=False):
+                return self.prepare(images)
         images = self.straighten(self.clean(images.float() / 255))
         return self.resize @ images @ self.resize.T if self.image_size != DIGIT_SIZE else images
 
     def normalize(self, images: Tensor) -> Tensor:
         """Subtract MNIST's mean from images (N, 1, H, W) with values 0..1 and divide by its standard deviation."""
-        return (images - MEAN) / STD
+        return ((images - MEAN) / STD).to(self.result.dtype)

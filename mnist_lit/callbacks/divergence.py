@@ -52,7 +52,8 @@ class DivergenceStop(Callback):
         if not trainer.is_global_zero:
             return SystemExit(1)  # the first process reports it
         rate = trainer.optimizers[0].param_groups[0]["lr"]
+        other = "--trainer.precision bf16-true" if trainer.precision == "16-true" else "--trainer.gradient_clip_val 1"
         return DivergedError(
             f"{problem} at step {trainer.global_step} (epoch {trainer.current_epoch}), learning rate {rate:.3g}: try a "
-            "smaller --model.lr, or --trainer.gradient_clip_val 1. Existing checkpoints are unchanged."
+            f"smaller --model.lr, or {other}. Existing checkpoints are unchanged."
         )
