@@ -46,7 +46,7 @@ class DigitClassifier(LightningModule):
         lr: Peak learning rate.
         weight_decay: Decoupled weight decay of AdamW; 0 makes it Adam.
         schedule: "one_cycle" warms up and anneals over all steps; "plateau" halves the learning rate after each
-            epoch without a better validation accuracy.
+            validation without a better accuracy.
         warmup: Fraction of the steps in which "one_cycle" rises to its peak, above 0 and below 1.
 
     Raises:
@@ -147,8 +147,10 @@ class DigitClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with OneCycleLR (Smith & Topin, Super-Convergence, 2018) or ReduceLROnPlateau."""
-        lr = self.hparams["lr"]
-        optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=self.hparams["weight_decay"], fused=True)
+        lr, weight_decay = self.hparams["lr"], self.hparams["weight_decay"]
+        # Lightning (2.6.6) cannot clip the gradients of a fused optimizer in mixed precision
+        fused = not (self.trainer.gradient_clip_val and self.trainer.precision.endswith("mixed"))
+        optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
         if self.hparams["schedule"] == "plateau":
             plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "accuracy/val"}}

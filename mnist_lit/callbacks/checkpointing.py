@@ -27,6 +27,11 @@ class RunCheckpoint(ModelCheckpoint):
         options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
         super().__init__(filename=name, monitor=monitor, mode="max" if monitor else "min", **options)
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.format_checkpoint_name({}))
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state before the first step, so that a run can be resumed from its start, and check the disk.
 
@@ -35,7 +40,7 @@ class RunCheckpoint(ModelCheckpoint):
         """
         if self.monitor is not None or trainer.ckpt_path is not None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        path = Path(self.format_checkpoint_name({}))
+        path = self.path
         trainer.save_checkpoint(path, weights_only=False)
         if not trainer.is_global_zero:
             return
@@ -53,6 +58,15 @@ class RunCheckpoint(ModelCheckpoint):
         state = _map_paths(state_dict, lambda path: str(folder / Path(path).name))
         super().load_state_dict(state | {"dirpath": self.dirpath})
         self.current_score = state["current_score"]  # Lightning (2.6.6) does not restore it
+
+
+def saved_checkpoint(trainer: Trainer) -> Path | None:
+    """The file that continues a run: `last.ckpt`, or else a file of the user's own callbacks; None if there is none."""
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    last = [callback.path for callback in callbacks if isinstance(callback, RunCheckpoint) and not callback.monitor]
+    others = [Path(callback.last_model_path or callback.best_model_path) for callback in callbacks]
+    saved = next(filter(Path.is_file, [*last, *others]), None)
+    return saved.relative_to(Path.cwd()) if saved and saved.is_relative_to(Path.cwd()) else saved
 
 
 def _map_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:

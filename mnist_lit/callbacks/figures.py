@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchvision.utils import make_grid
 
 from mnist_lit.callbacks.processes import gather_objects
-from mnist_lit.callbacks.record import tensorboard
+from mnist_lit.callbacks.record import tensorboards
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.describe import describe_environment, markdown_table, multiply_adds, parameter_count
@@ -39,18 +39,17 @@ class FitFigures(Callback):
             self.examples = data.splits["train"].images[:EXAMPLES].clone()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        logger = tensorboard(trainer)
-        if logger is None or not isinstance(pl_module, DigitClassifier):
+        if not isinstance(pl_module, DigitClassifier):
             return
-        logger.experiment.add_text("run", _settings_table(trainer, pl_module))
-        if self.examples is not None:
-            logger.experiment.add_figure("pictures/network_input", draw_preprocessing(pl_module, self.examples))
-        if trainer.ckpt_path is None:  # a resumed run has drawn them
-            _draw_filters(logger, pl_module, trainer.global_step)
+        for logger in tensorboards(trainer):
+            logger.experiment.add_text("run", _settings_table(trainer, pl_module))
+            if self.examples is not None:
+                logger.experiment.add_figure("pictures/network_input", draw_preprocessing(pl_module, self.examples))
+            if trainer.ckpt_path is None:  # a resumed run has drawn them
+                _draw_filters(logger, pl_module, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        logger = tensorboard(trainer)
-        if logger:
+        for logger in tensorboards(trainer):
             _draw_filters(logger, pl_module, trainer.global_step)
 
 
@@ -80,16 +79,14 @@ class TestFigures(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         batches = [batch for process in gather_objects(self.batches) for batch in process]
         self.batches = []
-        logger = tensorboard(trainer)
-        if logger is None or not batches:
-            return
-        labels, probabilities, images = (torch.cat(part) for part in zip(*batches, strict=True))
-        step = getattr(logger, "step", None)
-        logger.experiment.add_figure("pictures/confusion_matrix", draw_confusion(labels, probabilities), step)
-        logger.experiment.add_figure("pictures/misread", draw_misread(labels, probabilities, images), step)
-        for digit in range(10):
-            is_digit, probability = labels == digit, probabilities[:, digit]
-            logger.experiment.add_pr_curve(f"precision_recall/{digit}", is_digit, probability, global_step=step)
+        for logger in tensorboards(trainer) if batches else []:
+            labels, probabilities, images = (torch.cat(part) for part in zip(*batches, strict=True))
+            step = getattr(logger, "step", None)
+            logger.experiment.add_figure("pictures/confusion_matrix", draw_confusion(labels, probabilities), step)
+            logger.experiment.add_figure("pictures/misread", draw_misread(labels, probabilities, images), step)
+            for digit in range(10):
+                is_digit, probability = labels == digit, probabilities[:, digit]
+                logger.experiment.add_pr_curve(f"precision_recall/{digit}", is_digit, probability, global_step=step)
 
 
 def _settings_table(trainer: Trainer, model: DigitClassifier) -> str:

@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 
@@ -61,30 +61,21 @@ class RunRecord(Callback):
     accuracy, and the graph of the network. `data.json` names the files that each stage has read.
 
     Args:
-        is_new: Whether this run has created its folder, which is removed again if the run fails before its first step.
+        new_folders: Folders that this run creates, which are removed again if the run fails before its first step.
     """
 
-    def __init__(self, is_new: bool) -> None:
-        self.is_new = is_new
+    def __init__(self, new_folders: Iterable[Path]) -> None:
+        self.new_folders = list(new_folders)
+        self.first_step: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _record_data(trainer, "fit")
-        logger = tensorboard(trainer)
-        if logger is None or not isinstance(pl_module, DigitClassifier):
-            return
-        logger.experiment.add_custom_scalars(CHARTS)
-        # TensorBoard fills these columns with the last points of the curves
-        columns = {"accuracy/val": 0.0, "accuracy/test": 0.0}
-        row = hparams_summary(hyperparameters(trainer, pl_module), columns)  # type: ignore[no-untyped-call]
-        for summary in row:
-            logger.experiment.file_writer.add_summary(summary)
-        network = nn.Sequential()
-        network.add_module("preprocess", pl_module.preprocess)
-        network.add_module("backbone", pl_module.backbone)
-        with warnings.catch_warnings(action="ignore"):  # about the tracer that TensorBoard uses
-            # a copy, because tracing changes the BatchNorm statistics
-            example = pl_module.example_input_array.to(pl_module.device)  # type: ignore[union-attr]
-            logger.experiment.add_graph(copy.deepcopy(network).eval(), example)
+        if isinstance(pl_module, DigitClassifier):
+            for logger in tensorboards(trainer):
+                _record_network(trainer, pl_module, logger)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.first_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # before the checkpoint: Lightning (2.6.6) logs after it, so a run killed in between would lack the point
@@ -92,24 +83,51 @@ class RunRecord(Callback):
             metrics = {tag: value.item() for tag, value in pl_module.train_metrics.compute().items()}
             if isinstance(trainer.logger, RunLogger):
                 trainer.logger.log_metrics(metrics, step=trainer.global_step - 1)
-                trainer.logger.save()
+        for logger in trainer.loggers:
+            logger.save()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _record_data(trainer, "test")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        logger = tensorboard(trainer)
-        if self.is_new and logger and not trainer.global_step and not any(Path(logger.log_dir).rglob("*.ckpt")):
+        if not trainer.is_global_zero or self.first_step not in (None, trainer.global_step):
+            return
+        for logger in trainer.loggers if self.new_folders else []:
             with contextlib.suppress(OSError):  # the disk may be full
                 logger.finalize("failed")  # now, because Lightning does it after the folder is removed
-            shutil.rmtree(logger.log_dir, ignore_errors=True)
-            with contextlib.suppress(OSError):  # other runs may be in it
-                Path(logger.log_dir).parent.rmdir()
+        for folder in self.new_folders:
+            if isinstance(exception, Exception) or not any(folder.rglob("*.ckpt")):  # an interrupted run can be resumed
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # other runs may be in it
+                    folder.parent.rmdir()
 
 
-def tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
-    """The run's TensorBoard logger in the first process; None in the others and in runs without one."""
-    return trainer.logger if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) else None
+def log_folders(loggers: Iterable[Any]) -> list[Path]:
+    """The folders that loggers write to."""
+    return [Path(logger.log_dir) for logger in loggers if isinstance(logger, TensorBoardLogger | CSVLogger)]
+
+
+def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
+    """The run's TensorBoard loggers, in the first process."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _record_network(trainer: Trainer, model: DigitClassifier, logger: TensorBoardLogger) -> None:
+    """Log the charts, the row of hyperparameters and the graph."""
+    logger.experiment.add_custom_scalars(CHARTS)
+    # TensorBoard fills these columns with the last points of the curves
+    columns = {"accuracy/val": 0.0, "accuracy/test": 0.0}
+    row = hparams_summary(hyperparameters(trainer, model), columns)  # type: ignore[no-untyped-call]
+    for summary in row:
+        logger.experiment.file_writer.add_summary(summary)
+    network = nn.Sequential()
+    network.add_module("preprocess", model.preprocess)
+    network.add_module("backbone", model.backbone)
+    with warnings.catch_warnings(action="ignore"):  # about the tracer that TensorBoard uses
+        # a copy, because tracing changes the BatchNorm statistics
+        example = model.example_input_array.to(model.device)  # type: ignore[union-attr]
+        logger.experiment.add_graph(copy.deepcopy(network).eval(), example)
 
 
 def hyperparameters(trainer: Trainer, model: DigitClassifier) -> dict[str, str]:
@@ -130,10 +148,10 @@ def hyperparameters(trainer: Trainer, model: DigitClassifier) -> dict[str, str]:
 def _record_data(trainer: Trainer, stage: str) -> None:
     """Add a stage's source, numbers of images, and MD5 of the files (or the version of the package) to data.json."""
     data = getattr(trainer, "datamodule", None)
-    logger = tensorboard(trainer)
-    if logger is None or not isinstance(data, MNISTDataModule):
+    folders = log_folders(trainer.loggers) if trainer.is_global_zero else []
+    if not folders or not isinstance(data, MNISTDataModule):
         return
-    path = Path(logger.log_dir) / "data.json"
+    path = folders[0] / "data.json"
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if data.source == "mnist":
         prefixes = tuple("t10k" if split == "test" else "train" for split in data.splits)

@@ -64,7 +64,16 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 class PlateauStep(Callback):
-    """Step ReduceLROnPlateau before the checkpoint: Lightning (2.6.6) does it after, so that resuming skips a step."""
+    """Step ReduceLROnPlateau after each epoch with a validation.
+
+    Before the checkpoint: Lightning (2.6.6) does it after, so that resuming skips a step.
+    """
+
+    def __init__(self) -> None:
+        self.is_validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.is_validated = not trainer.sanity_checking
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for config in trainer.lr_scheduler_configs:
@@ -72,24 +81,31 @@ class PlateauStep(Callback):
                 config.frequency = sys.maxsize  # epochs until Lightning's own step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for config in trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau) and config.monitor in trainer.callback_metrics:
-                config.scheduler.step(trainer.callback_metrics[config.monitor])
+        for config in trainer.lr_scheduler_configs if self.is_validated else []:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                config.scheduler.step(trainer.callback_metrics[str(config.monitor)])
+        self.is_validated = False
 
 
 class ResumeGuard(Callback):
     """Refuse to resume a run whose learning rate schedule was made for another number of steps."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the steps.
+    def __init__(self) -> None:
+        self.saved: list[Any] = []
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.saved = checkpoint.get("lr_schedulers", [])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare the steps of the new schedule with those of the saved one, before it replaces the new one.
 
         Raises:
             UserError: They differ.
         """
-        steps = trainer.estimated_stepping_batches
-        for config in trainer.lr_scheduler_configs:
-            planned = getattr(config.scheduler, "total_steps", steps)
-            if trainer.ckpt_path and planned != steps:
+        for config, saved in zip(trainer.lr_scheduler_configs, self.saved, strict=False):
+            steps = getattr(config.scheduler, "total_steps", None)
+            planned = saved.get("total_steps", steps) if isinstance(saved, dict) else steps
+            if planned != steps:
                 raise UserError(
                     f"The learning rate schedule of this run was made for {planned} steps, but these options make "
                     f"{steps}: use the --trainer.max_epochs, --trainer.devices and data of the original run, or start "

@@ -28,6 +28,10 @@ UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     "trainer.limit_val_batches": lambda batches: batches == 0,
     "trainer.limit_test_batches": lambda batches: batches is not None,  # accuracies are those of the whole test set
     "trainer.overfit_batches": bool,
+    # each epoch ends with a validation
+    "trainer.check_val_every_n_epoch": lambda epochs: epochs != 1,
+    "trainer.max_steps": lambda steps: steps != -1,
+    "trainer.max_time": lambda time: time is not None,
     "trainer.val_check_interval": lambda interval: interval is not None,  # the curves have one point per epoch
 }
 """Options of `mnist-lit fit` that `compare` and `search` restrict, each with a test for the values they reject."""

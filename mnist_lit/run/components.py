@@ -6,8 +6,10 @@ from typing import Any, Literal
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
@@ -15,14 +17,18 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore
 from mnist_lit.callbacks.checkpointing import RunCheckpoint
 from mnist_lit.callbacks.divergence import DivergenceStop
 from mnist_lit.callbacks.figures import FitFigures, TestFigures
+from mnist_lit.callbacks.limits import Limits
 from mnist_lit.callbacks.predictions import PredictionWriter
 from mnist_lit.callbacks.prepared import PreparedImages
 from mnist_lit.callbacks.processes import SlurmRequeue
 from mnist_lit.callbacks.progress import ProgressBar
 from mnist_lit.callbacks.record import RunLogger
 from mnist_lit.callbacks.resume import PlateauStep, RandomState, ResumeGuard
+from mnist_lit.callbacks.tuning import Tuning
 from mnist_lit.callbacks.watch_test import WatchTest
+from mnist_lit.checkpoints.io import AtomicCheckpointIO
 from mnist_lit.files import new_version
+from mnist_lit.run.overhead import NoProfiler
 from mnist_lit.run.resume import slurm_folder
 
 
@@ -72,29 +78,64 @@ def run_logger(
     return False
 
 
+def user_callbacks(command: str, options: Namespace) -> list[Callback]:
+    """The user's callbacks, with Lightning's finders in one callback, and only in fit."""
+    given: list[Callback] = as_list(options.trainer.callbacks)
+    # not of a subclass, which may run at other times
+    finders: list[Any] = [callback for callback in given if type(callback) in (BatchSizeFinder, LearningRateFinder)]
+    callbacks = [callback for callback in given if callback not in finders]
+    return [Tuning(finders), *callbacks] if finders and command == "fit" else callbacks
+
+
 def command_callbacks(
-    command: str, options: Namespace, logger: Logger | Literal[False], folder: Path | None
+    command: str, options: Namespace, logger: Logger | list[Logger] | Literal[False], folder: Path | None
 ) -> list[Callback]:
     """The callbacks of a command, in addition to those that every command has."""
     trainer = options.trainer
-    callbacks: list[Callback] = [] if trainer.enable_progress_bar is False else [ProgressBar()]
+    callbacks: list[Callback] = []
+    if trainer.enable_progress_bar is not False and not _has(AnyProgressBar, as_list(trainer.callbacks)):
+        callbacks.append(ProgressBar())
     if command == "test":
         callbacks.append(TestFigures())
     if command == "predict":
         callbacks.append(PredictionWriter(folder or Path()))
     if command != "fit":
         return callbacks
-    callbacks += [FitFigures(), PreparedImages(), RandomState(), ResumeGuard(), PlateauStep(), DivergenceStop()]
+    callbacks += [FitFigures(), PreparedImages(), RandomState(), PlateauStep(), DivergenceStop()]
     if options.watch_test:
         callbacks.append(WatchTest())
     if SLURMEnvironment.detect():
         callbacks.append(SlurmRequeue())
     if logger:
         callbacks.append(LearningRateMonitor(logging_interval="step"))
-    has_own = any(isinstance(callback, ModelCheckpoint) for callback in as_list(trainer.callbacks))
-    if (logger or trainer.enable_checkpointing) and trainer.enable_checkpointing is not False and not has_own:
+    if (logger or trainer.enable_checkpointing) and trainer.enable_checkpointing is not False:
         callbacks += [RunCheckpoint("best", monitor="accuracy/val"), RunCheckpoint("last")]
     return callbacks
+
+
+def guards(command: str) -> list[Callback]:
+    """The callbacks that may refuse to train; they precede those that write."""
+    return [ResumeGuard(), Limits()] if command == "fit" else []
+
+
+def trainer_options(options: Namespace, logger: Any, callbacks: list[Callback]) -> dict[str, Any]:
+    """Options of the Trainer that follow from the user's, the logger and the callbacks."""
+    trainer, plugins = options.trainer, as_list(options.trainer.plugins)
+    changed = {
+        "logger": logger,
+        "plugins": plugins if _has(CheckpointIO, plugins) else [*plugins, AtomicCheckpointIO()],
+        "profiler": trainer.profiler or NoProfiler(),
+        "strategy": strategy(options),
+    }
+    if not logger and trainer.enable_checkpointing is None and not _has(ModelCheckpoint, callbacks):
+        changed["enable_checkpointing"] = False  # there is no folder for them
+    if _has(AnyProgressBar, callbacks):
+        changed["enable_progress_bar"] = True
+    return changed
+
+
+def _has(kind: type, objects: list[Any]) -> bool:
+    return any(isinstance(item, kind) for item in objects)
 
 
 def strategy(options: Namespace) -> Any:

@@ -1,8 +1,6 @@
 """fit, validate, test and predict: LightningCLI with this project's defaults, callbacks and checkpoints."""
 
 import contextlib
-import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,18 +8,15 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins import CheckpointIO
 
 from mnist_lit import UserError
 from mnist_lit.callbacks.processes import SyncProcesses, child_processes
-from mnist_lit.callbacks.record import RunRecord
-from mnist_lit.checkpoints.io import AtomicCheckpointIO
+from mnist_lit.callbacks.record import RunRecord, log_folders
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.commands import LIGHTNING_HELP, TRUST
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.files import LOGS, expand
-from mnist_lit.run import components, overhead, resume, workarounds
+from mnist_lit.run import components, hints, overhead, resume, workarounds
 from mnist_lit.run.options import Parser, check_options, names_backbone, report_errors
 from mnist_lit.run.restore import check_weights
 from mnist_lit.run.signals import Stopped, exit_while_waiting
@@ -52,6 +47,7 @@ def run(
         UserError: The command cannot be run.
         SystemExit: The arguments are wrong, or ask for help; or a signal has stopped the command.
     """
+    workarounds.serialize_defaults()
     with workarounds.silence_warnings(), report_errors():
         return DigitCLI(args, folder, callbacks, print_next)
 
@@ -161,19 +157,14 @@ class DigitCLI(LightningCLI):
         overhead.skip_nan_fill()
         overhead.keep_freed_memory()
         logger, new_folder = self._logger(command, options)
-        is_new = isinstance(logger, TensorBoardLogger) and (bool(new_folder) or not Path(logger.log_dir).exists())
+        folders = log_folders(components.as_list(logger))
+        record = RunRecord(folder for folder in folders if folder == new_folder or not folder.exists())
         sync = SyncProcesses()
-        callbacks = [*components.as_list(options.trainer.callbacks), *self.extra_callbacks, RunRecord(is_new), sync]
+        callbacks = [*components.user_callbacks(command, options), *self.extra_callbacks]
+        callbacks += [*components.guards(command), record, sync]
         callbacks += components.command_callbacks(command, options, logger, self.run_folder)
-        plugins = components.as_list(options.trainer.plugins)
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins = [*plugins, AtomicCheckpointIO()]
-        kwargs |= {"logger": logger, "plugins": plugins}
-        kwargs["profiler"] = options.trainer.profiler or overhead.NoProfiler()
-        if not logger and options.trainer.enable_checkpointing is None:
-            kwargs["enable_checkpointing"] = False  # there is no folder for them
         try:
-            kwargs["strategy"] = components.strategy(options)
+            kwargs |= components.trainer_options(options, logger, callbacks)
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except BaseException as error:
             if new_folder:
@@ -183,6 +174,8 @@ class DigitCLI(LightningCLI):
                 raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
             raise
         workarounds.stop_sigterm_broadcast(trainer)
+        if self.restored and command == "fit":
+            workarounds.keep_csv_rows(trainer.loggers, self.restored.checkpoint["global_step"])
         if trainer.world_size > 1:
             sync.on_connected = exit_while_waiting(lambda: child_processes(trainer))
         return trainer
@@ -200,20 +193,15 @@ class DigitCLI(LightningCLI):
         return components.run_logger(command, options, folder, step, bool(self.changed)), new_folder
 
     def fit(self, **options: Any) -> None:
-        """Fit, and print the command that comes next."""
+        """Fit, and print the commands that come next."""
+        prints = self.print_next and self.trainer.is_global_zero
+        if prints:
+            hints.print_unsaved(self.trainer)
         try:
             self.trainer.fit(**options)
         except Stopped:
-            self._print_next("fit", "Interrupted. The last complete epoch is saved; to resume:")
+            if prints:
+                hints.print_next("fit", self.trainer, self.config[self.subcommand], self.logs)
             raise
-        self._print_next("test", "Next:")
-
-    def _print_next(self, command: str, heading: str) -> None:
-        if not (self.print_next and self.trainer.is_global_zero and self.trainer.logger):
-            return
-        last = Path(self.trainer.logger.log_dir or "") / "checkpoints" / "last.ckpt"
-        if last.exists():
-            on_nodes = " (on each node)" if command == "fit" and self.trainer.num_nodes > 1 else ""
-            print(f"{heading}\n  {resume.next_command(command, last, self.config[self.subcommand])}{on_nodes}")
-            if command == "test":
-                print(f"  {resume.uv_run(f'tensorboard --logdir {shlex.quote(os.path.relpath(self.logs))}')}")
+        if prints:
+            hints.print_next("test", self.trainer, self.config[self.subcommand], self.logs)

@@ -16,6 +16,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mnist_lit import UserError, augment, backbones
@@ -88,6 +89,11 @@ def check_options(options: Namespace) -> None:
         if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:
             raise UserError(f"--{key} must be {bounds}, not {value}.")
     trainer = options.trainer
+    for key in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer[key] == 0:
+            raise UserError(f"--trainer.{key} {trainer[key]} trains nothing: give a larger one, or leave it out.")
+    if trainer.max_time is not None and not duration_s(trainer.max_time):
+        raise UserError(f"--trainer.max_time {trainer.max_time} trains nothing: give a longer one, or leave it out.")
     is_endless = trainer.max_epochs == -1 and trainer.max_steps == -1 and trainer.max_time is None
     if is_endless and options.model.schedule == "one_cycle":
         raise UserError("The learning rate schedule needs an end: give --trainer.max_epochs or --trainer.max_steps.")
@@ -100,6 +106,11 @@ def check_options(options: Namespace) -> None:
         kinds = ("cuda", "mps") if trainer.accelerator == "gpu" else (trainer.accelerator,)
         if not any(AcceleratorRegistry[kind]["accelerator"].is_available() for kind in kinds):
             raise UserError(f"--trainer.accelerator {trainer.accelerator} is not available here: use auto or cpu.")
+
+
+def duration_s(max_time: Any) -> float:
+    """Seconds of a value of `--trainer.max_time`."""
+    return Timer(max_time).time_remaining() or 0.0
 
 
 @contextlib.contextmanager
@@ -136,6 +147,12 @@ def _explain(error: Exception) -> str | None:
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if out_of_memory or (isinstance(error, RuntimeError) and "allocate memory" in text):
         return "There is not enough memory: reduce --data.batch_size or --model.image_size."
+    missing = re.search(r"Requirement '([\w.-]+)|No module named '([\w.]+)'", text)
+    if missing and isinstance(error, ImportError | ValueError) and "mnist_lit" not in missing[0]:
+        package = missing[1] or missing[2]
+        user = re.search(r"class_path '[\w.]+\.(\w+)'|^`(\w+)`", text)
+        needed = f"{user[1] or user[2]} needs" if user else "An option needs"
+        return f"{needed} the package {package}, which is not installed: install it, or leave that option out."
     if isinstance(error, ValueError):
         causes = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
         if text.startswith("Does not validate") and causes:  # jsonargparse wraps what a class raises
@@ -181,12 +198,9 @@ def _one_line(message: str) -> str:
 
 
 def _own_classes(option: str) -> str:
-    module = {"model.backbone": backbones, "model.augment": augment}.get(option)
-    if module is None:
-        return "give one that Python can import, as package.module.Class"
-    classes = [item for item in vars(module).values() if getattr(item, "__module__", None) == module.__name__]
-    names = [item.__name__ for item in classes if isinstance(item, type) and not item.__name__.startswith("_")]
-    return f"choose from {', '.join(names)}, or give one that Python can import, as package.module.Class"
+    own = {"model.backbone": "DS_CNN_V1, DS_CNN_V2, DS_CNN_V3", "model.augment": "RandomAffineBatch"}
+    choice = f"choose from {own[option]}, or " if option in own else ""
+    return f"{choice}give one that Python can import, as package.module.Class"
 
 
 def _similar_options(option: str) -> str:

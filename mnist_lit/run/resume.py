@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.checkpoints.io import load, remove_old, settings
 from mnist_lit.checkpoints.trust import foreign_modules
 from mnist_lit.files import LOGS
+from mnist_lit.run.options import duration_s
 
 
 class Restored(NamedTuple):
@@ -52,9 +51,9 @@ def restore(command: str, options: Namespace, logs: Path, backbone: str | None) 
         raise UserError(f"{path} holds only weights: a run cannot be resumed from it.")
     # a user may name any class; a file may not
     trusted = {*options.trust, *foreign_modules([options.model.as_dict(), options.trainer.as_dict()])}
-    folder = path.parent.parent
-    is_run = path.parent.name == "checkpoints" and (folder / "config.yaml").exists()
-    run_folder = folder if is_run and not _is_reference(path) else None
+    folders = [folder.parent for folder in path.parents if folder.name == "checkpoints"]  # names of files may nest
+    folders = [folder for folder in folders if (folder / "config.yaml").exists()]
+    run_folder = folders[0] if folders and not _is_reference(path) else None
     config: dict[str, Any] = settings(checkpoint)
     unknown = config["model"].keys() - vars(options.model).keys()
     if unknown:
@@ -70,7 +69,12 @@ def restore(command: str, options: Namespace, logs: Path, backbone: str | None) 
             )
         config["model"]["backbone"] = options.model.backbone.as_dict()
     if command == "fit" and run_folder:
-        config = _read_config(run_folder / "config.yaml")  # also the options of the trainer
+        found, config = config, _read_config(run_folder / "config.yaml")  # also the options of the trainer
+        for part, name in (("model", "lr"), ("data", "batch_size")):  # a finder may have changed them
+            if name in found[part] and isinstance(config.get(part), dict):
+                config[part][name] = found[part][name]
+        if isinstance(config.get("trainer"), dict):
+            _continue_logs(config["trainer"].get("logger"), run_folder, checkpoint["global_step"])
         trusted |= {f"lightning.pytorch.{package}" for package in ("callbacks", "loggers", "plugins", "profilers")}
     try:
         return Restored(path, checkpoint, run_folder, json.dumps(config), trusted)
@@ -113,6 +117,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _continue_logs(given: Any, run_folder: Path, step: int) -> None:
+    """Let the loggers in a run's options write to its folder again, from a step on, instead of to a new folder."""
+    loggers = given if isinstance(given, list) else [given]
+    for number, logger in enumerate(logger for logger in loggers if isinstance(logger, dict)):
+        if str(logger.get("class_path")).endswith((".CSVLogger", ".TensorBoardLogger")):
+            options = logger.setdefault("init_args", {})
+            if number == 0:  # the folder of the first logger is the run's
+                options |= {"save_dir": str(run_folder.parent), "name": ""}
+            options["version"] = run_folder.name
+            if str(logger["class_path"]).endswith(".TensorBoardLogger"):
+                logger["dict_kwargs"] = {"purge_step": step}
+
+
 def changed_options(original: Namespace, options: Namespace, checkpoint: dict[str, Any]) -> list[str]:
     """Names of the model's options, and of the data options in the checkpoint, that differ from those of its run."""
     names = [f"model.{name}" for name in vars(options.model)]
@@ -139,16 +156,19 @@ def check_changes(command: str, original: Namespace, options: Namespace, changed
 
 
 def check_unfinished(options: Namespace, checkpoint: dict[str, Any]) -> None:
-    """Check that a run to resume has epochs and steps left; Lightning (2.6.6) would add to its log and end.
+    """Check that a run to resume has epochs, steps and time left; Lightning (2.6.6) would add to its log and end.
 
     Raises:
         UserError: It has none left, or the checkpoint does not contain their number.
     """
     try:
         epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    except (KeyError, TypeError, ValueError) as error:
+        time_s = float(checkpoint.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {}).get("train", 0))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{options.ckpt_path} cannot be resumed: it does not contain its progress.") from error
     trainer = options.trainer
+    if trainer.max_time is not None and duration_s(trainer.max_time) <= time_s:
+        raise UserError(f"{options.ckpt_path}: the time of this run is over: give a larger --trainer.max_time.")
     for unit, done, wanted in (
         ("steps", checkpoint["global_step"], trainer.max_steps),
         ("epochs", epochs, trainer.max_epochs),
@@ -158,29 +178,6 @@ def check_unfinished(options: Namespace, checkpoint: dict[str, Any]) -> None:
             if options.model.schedule == "one_cycle":  # its learning rate has reached its end
                 longer = "start a new run with more of them, without --ckpt_path"
             raise UserError(f"{options.ckpt_path}: all {done} {unit} of this run are done; to train longer, {longer}.")
-
-
-def next_command(command: str, checkpoint: Path, options: Namespace) -> str:
-    """The command line that continues from a checkpoint of this run.
-
-    Args:
-        command: "fit" or "test".
-        checkpoint: The checkpoint.
-        options: The options of this run.
-    """
-    words = ["--ckpt_path", str(checkpoint)]
-    if command != "fit" and options.data.source == "mnist" and options.data.data_dir != "data":
-        words += ["--data.data_dir", options.data.data_dir]
-    modules = foreign_modules([options.model.as_dict(), options.trainer.as_dict() if command == "fit" else {}])
-    modules = {module for module in modules if not module.startswith("lightning.")}
-    words += ["--trust", *sorted(modules)] if modules else []
-    program = "python -m mnist_lit" if Path(sys.argv[0]).name == "__main__.py" else "mnist-lit"
-    return uv_run(f"{program} {command} {shlex.join(words)}")
-
-
-def uv_run(command: str) -> str:
-    """The command with the prefix that this program was started with."""
-    return f"uv run {command}" if "UV" in os.environ else command  # uv sets UV for its child processes
 
 
 def slurm_folder(root: Path, runs: Path | None) -> str | None:

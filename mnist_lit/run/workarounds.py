@@ -1,14 +1,22 @@
 """Workarounds for faults of Lightning 2.6.6 and jsonargparse 4.53; a test fails when a private name is gone."""
 
 import contextlib
+import csv
 import logging
 import threading
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
+import torch
+import yaml
 from jsonargparse import _common, set_parsing_settings
 from jsonargparse._deprecated import JsonargparseDeprecationWarning
+from jsonargparse.typing import register_type
+from lightning.fabric.utilities.enums import LightningEnum  # type: ignore[attr-defined]
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from mnist_lit import UserError
 from mnist_lit.checkpoints.trust import TRUSTED_MODULES
@@ -23,6 +31,9 @@ SILENCED_WARNINGS = (
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # inside Lightning
     "It is recommended to use `self.log\\(",  # torchmetrics has synchronized the figures already
     "You requested to overfit but enabled train dataloader shuffling",  # Lightning then switches it off
+    "`ModelCheckpoint\\(monitor='accuracy/val'\\)` could not find",  # before the first validation
+    "SWA is currently only supported every epoch",  # it replaces the schedule by its own
+    "Experiment logs directory .* exists and is not empty",  # keep_csv_rows restores the log
     "You called `self.log\\(.*no logger",  # the user wants none, or the command needs none
 )
 """Warnings that a user cannot act on, as regular expressions for their beginnings."""
@@ -34,6 +45,7 @@ SILENCED_MESSAGES = (
     "Loading `train_dataloader` to",
     "Restoring states from the checkpoint",
     "Received SIG",
+    "`weights_only` was not set",  # AtomicCheckpointIO sets it
 )
 """Beginnings of Lightning's messages that say nothing about this run."""
 
@@ -96,6 +108,29 @@ def limit_imports(trusted: Collection[str]) -> Iterator[None]:
         yield
     finally:
         _common.parsing_settings.update(before)
+
+
+def serialize_defaults() -> None:
+    """Let config.yaml hold the defaults of StochasticWeightAveraging (a torch.device) and Timer (an enum)."""
+    register_type(torch.device, fail_already_registered=False)
+    yaml.SafeDumper.add_multi_representer(LightningEnum, lambda dumper, value: dumper.represent_str(value.value))
+
+
+@rank_zero_only
+def keep_csv_rows(loggers: Iterable[Logger], step: int) -> None:
+    """Let a resumed run append to the log of a CSVLogger, which deletes a log that exists.
+
+    Args:
+        loggers: The loggers, not used so far.
+        step: Rows from this step on are removed: a killed run has logged them after its checkpoint.
+    """
+    for logger in loggers:
+        path = Path(logger.log_dir or "") / "metrics.csv"
+        if isinstance(logger, CSVLogger) and path.exists():
+            with path.open(newline="") as file:
+                rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+            logger.experiment.metrics = [row for row in rows if int(row["step"]) < step]
+            logger.save()
 
 
 def stop_sigterm_broadcast(trainer: Trainer) -> None:

@@ -1,11 +1,14 @@
 """A user's mistake ends with one line that names the option, before anything is written."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.commands import WATCH_TEST, Main, error_line, names
 
+PLATEAU = "fit --model.schedule=plateau"
+ACCUMULATE = "trainer: {callbacks: {class_path: GradientAccumulationScheduler, init_args: {scheduling: {1: 2}}}}"
 MISTAKES = [
     ("train", "'train'"),
     ("fit --model.lr=fast", "--model.lr takes a number, not fast"),
@@ -36,6 +39,18 @@ MISTAKES = [
     ("fit --trainer.devices=-5", "--trainer: `devices` selected with `CPUAccelerator` should be an int > 0"),
     ("fit --trainer.maxepochs=3", "did you mean --trainer.max_epochs?"),
     ("fit --trainer.accumulate_grad_batches=0", "--trainer.accumulate_grad_batches must be 1 or more"),
+    ("fit --trainer.max_epochs=0", "--trainer.max_epochs 0 trains nothing"),
+    ("fit --trainer.max_steps=0", "--trainer.max_steps 0 trains nothing"),
+    ("fit --trainer.limit_train_batches=0", "--trainer.limit_train_batches 0 trains nothing"),
+    ("fit --trainer.max_time=00:00:00:00", "--trainer.max_time 00:00:00:00 trains nothing"),
+    ("fit --trainer.max_time=soon", "'soon'"),
+    (f"{PLATEAU} --trainer.limit_val_batches=0", "plateau needs validations"),
+    (f"{PLATEAU} --trainer.check_val_every_n_epoch=3", "plateau needs validations"),
+    (f"{PLATEAU} --trainer.max_steps=4", "plateau needs validations"),
+    (f"{PLATEAU} --trainer.accumulate_grad_batches=2 --trainer.max_steps=2", "plateau needs validations"),
+    ("fit --config=accumulate.yaml", "--model.schedule plateau, or --trainer.accumulate_grad_batches"),
+    ("fit --trainer.callbacks=LearningRateFinder", "LearningRateFinder has found no learning rate"),
+    ("fit --trainer.logger=CSVLogger", "save_dir"),
     ("fit --trainer.strategy=foo", "--trainer: You selected an invalid strategy"),
     ("fit --trainer.val_check_interval=1000", "--trainer.val_check_interval (1000) must be less than or equal to"),
     ("fit --seed_everything=-1", "--seed_everything must be from 0 to 4294967295"),
@@ -60,6 +75,10 @@ MISTAKES = [
     ("compare --trainer.num_nodes=2", "--trainer.num_nodes 2"),
     ("compare --trainer.logger=false", "--trainer.logger false"),
     ("compare --trainer.limit_val_batches=0", "--trainer.limit_val_batches 0"),
+    ("compare --trainer.max_steps=3", "--trainer.max_steps 3"),
+    ("compare --trainer.max_time=00:00:01:00", "--trainer.max_time 00:00:01:00"),
+    ("compare --trainer.check_val_every_n_epoch=2", "--trainer.check_val_every_n_epoch 2"),
+    ("search good.yaml --vary model.lr=[1] --trainer.max_steps=3", "--trainer.max_steps 3"),
     ("compare --ckpt_path=last", "leave out --ckpt_path"),
     ("compare --resume", "nothing to resume"),
     ("search unknown.yaml", "--vary"),
@@ -91,10 +110,28 @@ def test_mistake_is_one_line_and_writes_nothing(
     main: Main, capsys: pytest.CaptureFixture[str], line: str, message: str
 ) -> None:
     files = {"broken.yaml": "model: [\n", "good.yaml": "model:\n  lr: 0.1\n", "unknown.yaml": "model:\n  lrr: 1\n"}
+    files["accumulate.yaml"] = ACCUMULATE
     for name, content in files.items():
         Path(name).write_text(content)
     assert message in error_line(main, line, capsys)
     assert {*names()} - {"lightning_logs"} == {*files, "data"}
+    assert not list(Path("lightning_logs").rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [
+        ("wandb", "fit --trainer.logger=WandbLogger"),
+        ("mlflow", "fit --trainer.logger=MLFlowLogger"),
+        ("psutil", "fit --trainer.callbacks=DeviceStatsMonitor"),
+        ("transformer_engine", "fit --trainer.precision=transformer-engine"),
+    ],
+)
+def test_missing_package_is_one_line(main: Main, capsys: pytest.CaptureFixture[str], package: str, line: str) -> None:
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    assert f"needs the package {package}, which is not installed" in error_line(main, line, capsys)
+    assert {*names()} - {"lightning_logs"} == {"data"}
     assert not list(Path("lightning_logs").rglob("*.*"))
 
 
