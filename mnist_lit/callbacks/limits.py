@@ -49,9 +49,8 @@ class Limits(Callback):
         left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
         if trainer.is_global_zero and any(time is not None and time <= 0 for time in left):
             print(
-                f"The time limit has ended this run after {trainer.global_step} of {trainer.estimated_stepping_batches}"
-                " steps, in the state of last.ckpt. To train on, resume it with a larger --trainer.max_time: that "
-                "starts with a new epoch."
+                f"The time limit has ended this run after {trainer.global_step} steps, in the state of last.ckpt. To "
+                "train on, resume it with a larger --trainer.max_time: that starts with a new epoch."
             )
 
 

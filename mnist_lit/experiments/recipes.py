@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Iterable
 from functools import reduce
 from itertools import product
@@ -28,6 +29,7 @@ UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     "trainer.limit_val_batches": lambda batches: batches == 0,
     "trainer.limit_test_batches": lambda batches: batches is not None,  # accuracies are those of the whole test set
     "trainer.overfit_batches": bool,
+    "trainer.callbacks": lambda callbacks: "Finder" in str(callbacks),  # a recipe has one learning rate and batch size
     # each epoch ends with a validation
     "trainer.check_val_every_n_epoch": lambda epochs: epochs != 1,
     "trainer.max_steps": lambda steps: steps != -1,
@@ -88,7 +90,8 @@ def resolve(configs: list[str], flags: list[str], changes: Iterable[list[str]], 
         for key, is_unsupported in UNSUPPORTED.items():
             value = reduce(getitem, key.split("."), recipe.options)
             if is_unsupported(value):
-                raise UserError(f"{config}: this command cannot work with --{key} {str(value).lower()}: leave it out.")
+                shown = ", ".join(re.findall(r"class_path='([\w.]+)'", str(value))) or str(value).lower()
+                raise UserError(f"{config}: this command cannot work with --{key} {shown}: leave it out.")
         if recipe.options["watch_test"] and not with_test:
             raise UserError("This command does not read the test set: leave out --watch_test.")
         _build(recipe.options, ("fit", "test") if with_test else ("fit",))

@@ -94,8 +94,9 @@ def check_options(options: Namespace) -> None:
             raise UserError(f"--trainer.{key} {trainer[key]} trains nothing: give a larger one, or leave it out.")
     if trainer.max_time is not None and not duration_s(trainer.max_time):
         raise UserError(f"--trainer.max_time {trainer.max_time} trains nothing: give a longer one, or leave it out.")
-    is_endless = trainer.max_epochs == -1 and trainer.max_steps == -1 and trainer.max_time is None
-    if is_endless and options.model.schedule == "one_cycle":
+    if trainer.barebones:
+        raise UserError("--trainer.barebones does not log or save: measure the speed with mnist-lit benchmark instead.")
+    if trainer.max_epochs == trainer.max_steps == -1 and options.model.schedule == "one_cycle":
         raise UserError("The learning rate schedule needs an end: give --trainer.max_epochs or --trainer.max_steps.")
     if isinstance(trainer.strategy, str) and re.match("ddp_(spawn|fork|notebook)", trainer.strategy):
         raise UserError(f"--trainer.strategy {trainer.strategy} is for notebooks: use ddp.")
@@ -153,6 +154,8 @@ def _explain(error: Exception) -> str | None:
         user = re.search(r"class_path '[\w.]+\.(\w+)'|^`(\w+)`", text)
         needed = f"{user[1] or user[2]} needs" if user else "An option needs"
         return f"{needed} the package {package}, which is not installed: install it, or leave that option out."
+    if text.startswith("Early stopping conditioned on metric"):
+        return text
     if isinstance(error, ValueError):
         causes = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
         if text.startswith("Does not validate") and causes:  # jsonargparse wraps what a class raises

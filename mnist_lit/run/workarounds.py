@@ -79,7 +79,7 @@ def silence_warnings() -> Iterator[None]:
             logger.removeFilter(_is_useful)
 
 
-_LOGGERS = ("utilities.rank_zero", "trainer.connectors.signal_connector")
+_LOGGERS = ("utilities.rank_zero", "trainer.connectors.signal_connector", "trainer.connectors.checkpoint_connector")
 
 
 def _is_useful(record: logging.LogRecord) -> bool:
