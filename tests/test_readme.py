@@ -5,7 +5,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
-from math import sqrt
 from pathlib import Path
 
 import pytest
@@ -185,7 +184,7 @@ def parameter_counts(*, with_norm: bool) -> str:
 
 def facts() -> Iterator[tuple[str, str]]:
     """Files, and phrases in them whose figures follow from the code or from tracked results."""
-    results, published, trials = read("results.json"), read("results_published.json"), read("search.jsonl")
+    results, published = read("results.json"), read("results_published.json")
     yield "README.md", parameter_counts(with_norm=True)
     yield "README.md", f"{half_interval(99.25)} points"
 
@@ -194,16 +193,6 @@ def facts() -> Iterator[tuple[str, str]]:
     yield file, f"{half_interval(97.49)} points at 97.49 % and {half_interval(99.25)} at 99.25 %"
     missing = [float(PROMISED[model]) - mean_and_deviation(published, model)[0] for model in ("DS_CNN_V2", "DS_CNN_V3")]
     yield file, f"stay {missing[0]:.1f} and {missing[1]:.1f} points below"
-    accuracies = [one["accuracies"] for one in read("robustness.json")]
-    noise = [100 * (one["none"][""] - one["Gaussian noise"]["0.1"]) for one in accuracies]
-    yield file, f"costs {min(noise):.0f} to {max(noise):.0f} points"
-
-    file = "configs/README.md"
-    yield file, f"{len(trials)} trials of {sum(trial.get('seeds', 1) for trial in trials)} runs"
-    mean, deviation = mean_and_deviation(results, "DS_CNN_V2")
-    gap = float(PROMISED["DS_CNN_V2"]) - mean
-    yield file, f"{gap:.2f} points above its mean of five seeds: {gap / deviation * sqrt(5):.1f} standard errors"
-
     file = "mnist_lit/evaluation/README.md"
     (tracked,) = [run for run in results if (run["model"], run["seed"]) == ("DS_CNN_V3", 42)]
     yield file, f"checkpoint: {100 * tracked['test_accuracy']:.2f}"
