@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from mnist_lit import UserError
 
-Activation = Literal["relu", "squared_relu"]
-
 
 class SquaredReLU(nn.Module):
     """max(x, 0)², without parameters (So et al., Primer: Searching for Efficient Transformers, 2021).
@@ -23,6 +21,10 @@ class SquaredReLU(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return features.relu().square()
+
+
+Activation = Literal["relu", "squared_relu"]
+ACTIVATIONS = {"relu": nn.ReLU, "squared_relu": SquaredReLU}
 
 
 class _DSCNN(nn.Module):
@@ -37,7 +39,7 @@ class _DSCNN(nn.Module):
         activation: Activation of both blocks, or a pair with one for each: "relu", or "squared_relu" for `SquaredReLU`.
 
     Raises:
-        UserError: A number is out of range.
+        UserError: A number is out of range, or an activation unknown.
     """
 
     widths: ClassVar[tuple[int, int]]
@@ -56,6 +58,8 @@ class _DSCNN(nn.Module):
             raise UserError(f"--model.backbone.dilation must be 1 or more, not {dilation}.")
         if not (0 <= dropout1 < 1 and 0 <= dropout2 < 1):
             raise UserError(f"--model.backbone.dropout must be from 0 to below 1, not {dropout}.")
+        if not {activation1, activation2} <= ACTIVATIONS.keys():
+            raise UserError(f"--model.backbone.activation must be relu or squared_relu, not {activation}.")
         width1, width2 = self.widths
         self.block1 = _block(1, width1, dilation, activation1, dropout1)
         self.block2 = _block(width1, width2, dilation, activation2, dropout2)
@@ -76,7 +80,7 @@ def _block(channels_in: int, channels_out: int, dilation: int, activation: Activ
         nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation),  # keeps the size
         nn.BatchNorm2d(channels_out),
         nn.MaxPool2d(2),
-        SquaredReLU() if activation == "squared_relu" else nn.ReLU(),
+        ACTIVATIONS[activation](),
         nn.Dropout(dropout),
     )
 

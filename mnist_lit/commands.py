@@ -19,7 +19,7 @@ COMMANDS = {
     "read": ("mnist_lit.photos.read", "read handwritten digits in pictures"),
     "compare": ("mnist_lit.experiments.compare", "train several recipes, measure them, and compare their results"),
     "search": ("mnist_lit.experiments.search", "optimize options of a recipe with Optuna"),
-    "robustness": ("mnist_lit.evaluation.robustness", "accuracy of checkpoints on distorted test images"),
+    "robustness": ("mnist_lit.evaluation.robustness", "accuracy of checkpoints on distorted images"),
     "export": ("mnist_lit.evaluation.export", "write a checkpoint as ONNX or torch.export, checked against it"),
     "publish": ("mnist_lit.checkpoints.publish", "write a checkpoint's weights as a safetensors file"),
     "demo": ("mnist_lit.photos.demo", "read digits that are drawn on a web page, or photos of them"),
@@ -220,7 +220,8 @@ Writes robustness.md, robustness.json and robustness.png into lightning_logs/rob
     parser.add_argument("checkpoints", nargs="*", metavar="FILE", help=f"{CHECKPOINT} (default: the reference runs)")
     split = "test images (default), or validation images of each checkpoint's own run"
     parser.add_argument("--split", choices=["test", "val"], default="test", help=split)
-    parser.add_data("mnist: the official 10,000 test images (default); sample: 500 images, without a download", "mnist")
+    sources = "mnist: the official 10,000 test images (default); sample: 500 images; ignored with --split val"
+    parser.add_data(sources, "mnist")
     parser.add_trust()
     return parser
 

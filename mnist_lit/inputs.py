@@ -1,4 +1,4 @@
-"""Images and weights that come from outside: check or adapt their form, in which torch would misread or refuse them."""
+"""Images and weights from outside, in forms that torch would misread or refuse: check or adapt them."""
 
 import math
 import time
@@ -14,10 +14,10 @@ CHECK_EVERY_S = 1.0
 
 
 class ImageCheck:
-    """Checks that images are a tensor (N, 1, 28, 28) with pixels 0..255.
+    """Checks that images are a tensor (N, 1, 28, 28), and neither scaled to 0..1 nor normalized, the usual mistakes.
 
-    Shapes are always checked. Values are checked if the type does not promise them: of every batch on the CPU, and of
-    the first one and then one per second on another device.
+    Shapes are always checked. Values are checked only if the type is not uint8: of every batch on the CPU, and of the
+    first one and then one per second on another device.
     """
 
     def __init__(self) -> None:

@@ -141,13 +141,13 @@ class Preprocess(nn.Module):
         resize = F.interpolate(columns, (image_size, DIGIT_SIZE), mode="bilinear", align_corners=False, antialias=True)
         # not a buffer: weight averaging would average it, too, and change its last bits
         self.resize = resize[0, 0]  # (image_size, 28)
-        self.result = torch.empty(0)
-        """Empty; has the type of the result."""
+        self.like = torch.empty(0)
+        """Empty; its type and device are those of the result."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the matrix, and set the type of the result, together with weights and buffers."""
-        self.result = fn(self.result)
-        self.resize = self.resize.to(self.result.device)
+        self.like = fn(self.like)
+        self.resize = self.resize.to(self.like.device)
         return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -168,4 +168,4 @@ class Preprocess(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Subtract MNIST's mean from images (N, 1, H, W) with values 0..1 and divide by its standard deviation."""
-        return ((images - MEAN) / STD).to(self.result.dtype)
+        return ((images - MEAN) / STD).to(self.like.dtype)

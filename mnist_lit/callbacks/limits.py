@@ -56,6 +56,9 @@ class Limits(Callback):
 
 def steps_to_validation(trainer: Trainer) -> float:
     """Optimizer steps before the first validation."""
-    epochs = (trainer.check_val_every_n_epoch or 1) - 1
-    batches = epochs * trainer.num_training_batches + trainer.val_check_batch  # type: ignore[operator]
-    return math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else math.inf
+    epochs, last = (trainer.check_val_every_n_epoch or 1) - 1, float(trainer.val_check_batch or math.inf)
+    if not math.isfinite(last) or (epochs and not math.isfinite(trainer.num_training_batches)):
+        return math.inf
+    # each epoch ends with a step
+    whole = epochs and epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return whole + math.ceil(last / trainer.accumulate_grad_batches)

@@ -13,7 +13,7 @@ IMAGES_AT_ONCE = 100
 class PreparedImages(Callback):
     """Replace the training images by their prepared form during fit; saves 11 to 14 % of each step.
 
-    Preparing (deskew, center, rescale, resize) is deterministic and comes before the random augmentation, so each epoch
+    Preparing (clean, straighten, resize) is deterministic and comes before the random augmentation, so each epoch
     would repeat it.
     """
 

@@ -7,9 +7,12 @@ from mnist_lit import UserError
 
 
 class Tuning(Callback):
-    """Run finders, and then configure the optimizer again: its schedule has a length and a peak.
+    """Run Lightning's finders, then configure the optimizer again, because its schedule depends on what they found.
 
     Lightning (2.6.6) sets `batch_size` and `lr` after it has configured the optimizer.
+
+    Args:
+        finders: The user's finders, in their order.
     """
 
     def __init__(self, finders: list[BatchSizeFinder | LearningRateFinder]) -> None:

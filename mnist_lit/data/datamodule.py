@@ -49,11 +49,12 @@ class MNISTDataModule(LightningDataModule):
         fold: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        if folds is not None and not (folds >= 2 and fold < folds and val_size is None):
-            raise UserError(
-                f"--data.folds {folds} needs two or more folds, --data.fold {fold} from 0 to {folds - 1}, and no "
-                "--data.val_size."
-            )
+        if folds is None and fold:
+            raise UserError(f"--data.fold {fold} needs --data.folds.")
+        if folds is not None and val_size is not None:
+            raise UserError("--data.folds and --data.val_size exclude each other: leave one out.")
+        if folds is not None and not fold < folds >= 2:
+            raise UserError(f"--data.folds {folds} must be 2 or more, and more than --data.fold {fold}.")
         # what a checkpoint stores: the experiment, not the machine
         self.save_hyperparameters("source", "batch_size", "val_size", "folds", "fold", logger=False)
         self.source = source
@@ -94,7 +95,7 @@ class MNISTDataModule(LightningDataModule):
         option, size = ("val_size", self.val_size) if self.folds is None else ("folds", self.folds)
         if not 1 <= size < len(labels):
             raise UserError(
-                f"--data.{option} {size} must be from 1 to {len(labels) - 1}: there are {len(labels)} images for "
+                f"--data.{option} {size} must be 1 or more, and less than {len(labels)}, the number of images for "
                 "training and validation."
             )
         if self.source == "sample":  # sorted by digit

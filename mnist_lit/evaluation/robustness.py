@@ -2,11 +2,10 @@
 
 import argparse
 import json
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,6 @@ from torchvision.transforms.v2 import functional as TF
 
 from mnist_lit import UserError, files
 from mnist_lit.checkpoints.find import find_checkpoint
-from mnist_lit.checkpoints.io import load, settings
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data.batches import DigitDataset
 from mnist_lit.data.datamodule import MNISTDataModule
@@ -109,7 +107,7 @@ def main(options: argparse.Namespace) -> None:
         images = dict.fromkeys(loaded, test)
     measured = [measure(model, str(path), images[path]) for path, (model, _) in loaded.items()]
     if options.split == "val":
-        measured = average(measured, [settings(load(path))["model"] for path in loaded])
+        measured = average(measured, [recipe_folder(path) for path in loaded])
         note = f"{sum(map(len, images.values())) // len(measured):,} held-out training images."
     else:
         note = f"{len(test):,} test images."
@@ -146,15 +144,23 @@ def measure(model: DigitClassifier, checkpoint: str, dataset: DigitDataset) -> R
     }
 
 
-def average(measured: list[Robustness], recipes: Sequence[dict[str, Any]]) -> list[Robustness]:
-    """Average the measurements of checkpoints whose classifiers have the same settings, such as those of all folds."""
+def recipe_folder(checkpoint: Path) -> Path:
+    """The run's folder, or that of all seeds and folds of its recipe in a comparison."""
+    folder = checkpoint.parent.parent
+    while folder.name.startswith(("seed_", "fold_")):
+        folder = folder.parent
+    return folder
+
+
+def average(measured: list[Robustness], recipes: Sequence[Path]) -> list[Robustness]:
+    """Average the measurements of the checkpoints of each recipe, such as those of all folds."""
     averaged: list[Robustness] = []
-    for recipe in [recipe for index, recipe in enumerate(recipes) if recipe not in recipes[:index]]:
+    for recipe in dict.fromkeys(recipes):
         equal = [one for one, other in zip(measured, recipes, strict=True) if other == recipe]
         averaged.append(
             {
                 "model": equal[0]["model"],
-                "checkpoint": os.path.commonpath([one["checkpoint"] for one in equal]),
+                "checkpoint": str(recipe),
                 "calibration_error": statistics.mean(other["calibration_error"] for other in equal),
                 "accuracies": {
                     name: {

@@ -52,13 +52,17 @@ def main(options: argparse.Namespace) -> None:
 
 
 def split_change(change: str) -> list[str]:
-    """Split the value of `--change` into its parts, OPTION=VALUE."""
+    """Split the value of `--change` into its parts, OPTION=VALUE.
+
+    Raises:
+        UserError: A part has another form.
+    """
     try:
         parts = [part.lstrip("-") for part in shlex.split(change)]
     except ValueError:
         parts = []
     if not parts or not all("=" in part for part in parts):
-        raise UserError(f"--change '{change}': give OPTION=VALUE, or several in one pair of quotes.")
+        raise UserError(f"--change '{change}': give OPTION=VALUE, or several in quotes; lists without spaces.")
     return parts
 
 

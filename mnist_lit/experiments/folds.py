@@ -15,8 +15,8 @@ from mnist_lit.experiments.report import label
 from mnist_lit.experiments.runs import Result
 
 EXPLANATION = (
-    "Difference: paired by image, right (1) or wrong (0) averaged over the seeds; 95 % interval: mean ± 1.96 standard "
-    "errors over the images."
+    "Difference: from the first row, image by image; an image counts by the share of seeds that classify it correctly. "
+    "95 % interval: mean ± 1.96 standard errors over the images."
 )
 
 

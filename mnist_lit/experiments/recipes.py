@@ -90,7 +90,7 @@ def resolve(configs: list[str], flags: list[str], changes: Iterable[list[str]], 
         for key, is_unsupported in UNSUPPORTED.items():
             value = reduce(getitem, key.split("."), recipe.options)
             if is_unsupported(value):
-                shown = ", ".join(re.findall(r"class_path='([\w.]+)'", str(value))) or str(value).lower()
+                shown = ", ".join(re.findall(r"class_path'?[=:] ?'([\w.]+)'", str(value))) or str(value).lower()
                 raise UserError(f"{config}: this command cannot work with --{key} {shown}: leave it out.")
         if recipe.options["watch_test"] and not with_test:
             raise UserError("This command does not read the test set: leave out --watch_test.")

@@ -79,7 +79,7 @@ def run_logger(
 
 
 def user_callbacks(command: str, options: Namespace) -> list[Callback]:
-    """The user's callbacks, with Lightning's finders in one callback, and only in fit."""
+    """The user's callbacks. Lightning's finders become one callback in fit, and are left out elsewhere."""
     given: list[Callback] = as_list(options.trainer.callbacks)
     # not of a subclass, which may run at other times
     finders: list[Any] = [callback for callback in given if type(callback) in (BatchSizeFinder, LearningRateFinder)]

@@ -127,7 +127,7 @@ def _continue_logs(given: Any, run_folder: Path, step: int) -> None:
                 options |= {"save_dir": str(run_folder.parent), "name": ""}
             options["version"] = run_folder.name
             if str(logger["class_path"]).endswith(".TensorBoardLogger"):
-                logger["dict_kwargs"] = {"purge_step": step}
+                logger["dict_kwargs"] = (logger.get("dict_kwargs") or {}) | {"purge_step": step}
 
 
 def changed_options(original: Namespace, options: Namespace, checkpoint: dict[str, Any]) -> list[str]:

@@ -32,6 +32,7 @@ SILENCED_WARNINGS = (
     "It is recommended to use `self.log\\(",  # torchmetrics has synchronized the figures already
     "You requested to overfit but enabled train dataloader shuffling",  # Lightning then switches it off
     "`ModelCheckpoint\\(monitor='accuracy/val'\\)` could not find",  # before the first validation
+    "You're using the WeightAveraging callback, but loading",  # a test of averaged weights
     "SWA is currently only supported every epoch",  # it replaces the schedule by its own
     "Experiment logs directory .* exists and is not empty",  # keep_csv_rows restores the log
     "You called `self.log\\(.*no logger",  # the user wants none, or the command needs none
@@ -47,7 +48,7 @@ SILENCED_MESSAGES = (
     "Received SIG",
     "`weights_only` was not set",  # AtomicCheckpointIO sets it
 )
-"""Beginnings of Lightning's messages that say nothing about this run."""
+"""Parts of Lightning's messages that say nothing about this run."""
 
 
 @contextlib.contextmanager

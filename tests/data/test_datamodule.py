@@ -81,10 +81,10 @@ def test_folds_of_the_sample_have_the_same_number_of_each_digit() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"folds": 1}, {"folds": 3, "fold": 3}, {"folds": 3, "val_size": 100}, {"folds": 301}]
+    "options", [{"folds": 1}, {"folds": 3, "fold": 3}, {"folds": 3, "val_size": 100}, {"folds": 301}, {"fold": 1}]
 )
 def test_impossible_folds_are_an_error(tiny_mnist: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"--data.folds {options['folds']}"):
+    with pytest.raises(UserError, match=r"--data\.folds?"):
         prepared_data(data_dir=str(tiny_mnist), **options)
 
 

@@ -72,7 +72,7 @@ def test_each_image_is_held_out_once_per_seed_and_the_test_set_is_not_read(
     ("options", "message"),
     [
         ("--folds 1", "takes a whole number of 2 or more, not 1"),
-        ("--folds 400", "--data.folds 400 must be from 1 to 299"),
+        ("--folds 400", "--data.folds 400 must be 1 or more, and less than 300"),
         (f"--folds 2 {WATCH_TEST}", "does not read the test set: leave out --watch_test"),
     ],
 )
