@@ -235,6 +235,7 @@ def test_python_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Lightning's
 def test_cross_validation_example_prints_an_accuracy_per_fold(capsys: pytest.CaptureFixture[str]) -> None:
     (source,) = [content for content in fenced("python", README) if "folds" in content]
     accuracies = re.findall(r"tensor\((0\.\d+)\)", printed(source, capsys))

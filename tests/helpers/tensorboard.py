@@ -16,9 +16,11 @@ class Server:
     """`tensorboard --logdir lightning_logs` on a free port of this machine."""
 
     def __enter__(self) -> "Server":
-        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(Path("lightning_logs").resolve())]
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", "lightning_logs"]
         command += ["--host", "127.0.0.1", "--port", "0", "--load_fast", "false"]
         self.folder = tempfile.TemporaryDirectory()
+        # TensorBoard shows the path: not that of this machine
+        (Path(self.folder.name) / "lightning_logs").symlink_to(Path("lightning_logs").resolve())
         self.process = launch(command, Path(self.folder.name))
         printed = Path(self.folder.name) / "err"
         address = re.compile(r"http://127\.0\.0\.1:\d+")
