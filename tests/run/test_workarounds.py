@@ -69,7 +69,7 @@ def test_memory_of_large_tensors_is_reused() -> None:
     for _ in range(20):
         torch.ones(pages * resource.getpagesize() // 4)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    assert faults < 5 * pages  # without the setting 20 times as many
+    assert faults < 12 * pages  # without the setting 20 times as many; other tests fragment the memory
 
 
 def test_profiler_does_nothing() -> None:
