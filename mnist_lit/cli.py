@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 
 from mnist_lit import UserError, __version__
-from mnist_lit.commands import COMMANDS, RECIPE, parse
+from mnist_lit.command_parser import RECIPE
+from mnist_lit.commands import COMMANDS, parse
 from mnist_lit.run.signals import stop_on_signals
 
 HELP = f"""usage: mnist-lit COMMAND [OPTION ...]

@@ -11,6 +11,8 @@ MODEL = ("augment", "backbones", "classifier", "describe", "inputs", "metrics", 
 LEVELS: list[tuple[str, ...]] = [
     ("mnist_lit",),
     ("files", "extras"),
+    ("command_parser",),
+    ("command_options",),
     ("commands",),
     ("data", "model"),
     ("checkpoints",),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mnist_lit import UserError, files
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.classifier import DigitClassifier
-from mnist_lit.commands import OUTPUTS
+from mnist_lit.command_parser import OUTPUTS
 from mnist_lit.data import official
 from mnist_lit.data.datamodule import EVAL_BATCH_SIZE, MNISTDataModule
 from mnist_lit.describe import describe_environment, multiply_adds, parameter_count

@@ -15,7 +15,7 @@ import torch
 from mnist_lit import UserError
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.classifier import DigitClassifier
-from mnist_lit.commands import REFERENCE
+from mnist_lit.command_parser import REFERENCE
 from mnist_lit.extras import require
 from mnist_lit.files import project_path
 from mnist_lit.run.restore import load_classifier

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.classifier import DigitClassifier
-from mnist_lit.commands import REFERENCE
+from mnist_lit.command_parser import REFERENCE
 from mnist_lit.describe import markdown_table
 from mnist_lit.extras import require
 from mnist_lit.files import expand, project_path, write_atomically

@@ -1,4 +1,4 @@
-"""What a fit prints about its checkpoints and curves: the commands that come next."""
+"""Print the commands that come next after a fit: to resume, to test, to show the curves."""
 
 import os
 import shlex

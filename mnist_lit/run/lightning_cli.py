@@ -13,7 +13,8 @@ from mnist_lit import UserError
 from mnist_lit.callbacks.processes import SyncProcesses, child_processes
 from mnist_lit.callbacks.record import RunRecord, log_folders
 from mnist_lit.classifier import DigitClassifier
-from mnist_lit.commands import LIGHTNING_HELP, TRUST
+from mnist_lit.command_parser import TRUST
+from mnist_lit.commands import LIGHTNING_HELP
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.files import LOGS, expand
 from mnist_lit.run import components, hints, overhead, resume, workarounds

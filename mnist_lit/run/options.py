@@ -22,7 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mnist_lit import UserError, augment, backbones
 from mnist_lit.checkpoints.trust import refusal
 from mnist_lit.classifier import DigitClassifier
-from mnist_lit.commands import CHECKPOINT
+from mnist_lit.command_parser import CHECKPOINT
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.files import expand
 

@@ -19,7 +19,7 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
 from mnist_lit import UserError
-from mnist_lit.commands import REFERENCE
+from mnist_lit.command_parser import REFERENCE
 from mnist_lit.files import project_path
 from mnist_lit.photos.demo import start_server
 from mnist_lit.run.restore import load_classifier

@@ -10,7 +10,7 @@ import torch
 from helpers.paper import DIGITS, Array, picture, seven
 from PIL import Image, ImageDraw
 
-from mnist_lit.commands import REFERENCE
+from mnist_lit.command_parser import REFERENCE
 from mnist_lit.files import project_path
 from mnist_lit.photos.mnist_form import photo_to_digit, to_mnist_form
 from mnist_lit.photos.pictures import UnreadableError

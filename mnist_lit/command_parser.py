@@ -1,0 +1,68 @@
+"""The parser of one command, and texts that several commands share; only the standard library is imported."""
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn
+
+from mnist_lit.files import shown_path
+
+REFERENCE = "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"
+"""The checkpoint that is part of the project."""
+
+RECIPE = shown_path("configs/ds_cnn_v2.yaml")
+"""A recipe that is part of the project, in examples."""
+
+OUTPUTS = {"onnx": "digits.onnx", "torch": "digits.pt2", "int8": "digits_int8.onnx"}
+"""The file that `export` writes by default, for each format."""
+
+CHECKPOINT = "a checkpoint: a file, or `last` or `best` of the newest run in lightning_logs"
+
+TRUST = "packages or modules whose classes a checkpoint may name, in addition to this project's and torch.nn's"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parse the options of a command and report errors in one line.
+
+    Args:
+        name: The command.
+        usage: Its arguments, after its name.
+        description: Its description.
+        epilog: Its examples.
+        passes_on: Whether options that it does not know belong to `mnist-lit fit`.
+    """
+
+    def __init__(self, name: str, usage: str, description: str, epilog: str, passes_on: bool = False) -> None:
+        super().__init__(
+            prog=f"mnist-lit {name}",
+            usage=f"%(prog)s {usage}",
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.passes_on = passes_on
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with 2."""
+        self.exit(2, f"mnist-lit: error: {message}; see {self.prog} --help.\n")
+
+    def add_trust(self) -> None:
+        """Add the option that names trusted packages."""
+        self.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help=TRUST)
+
+    def add_data(self, sources: str, default: str | None = None) -> None:
+        """Add the options for the test images."""
+        self.add_argument("--data.source", dest="source", choices=["mnist", "sample"], default=default, help=sources)
+        folder = "folder of the official files (data)"
+        self.add_argument("--data.data_dir", dest="data_dir", default="data", metavar="FOLDER", help=folder)
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number of at least `least`."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"takes a whole number of {least} or more, not {text}")
+        return int(text)
+
+    return convert
