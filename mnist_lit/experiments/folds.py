@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from mnist_lit import files
 from mnist_lit.describe import markdown_table
-from mnist_lit.experiments.report import label
+from mnist_lit.experiments.report import by_recipe, label
 from mnist_lit.experiments.runs import Result
 
 EXPLANATION = (
@@ -34,10 +33,7 @@ def table(results: list[Result], runs_per_recipe: int) -> str:
 
     A recipe with failed runs is left out, because it is not measured on all images.
     """
-    groups: defaultdict[tuple[str, str], list[Result]] = defaultdict(list)
-    for result in results:
-        groups[result["recipe"], result["model"]].append(result)
-    complete = [runs for runs in groups.values() if len(runs) == runs_per_recipe]
+    complete = [runs for runs in by_recipe(results) if len(runs) == runs_per_recipe]
     if not complete:
         return "No recipe has finished all of its runs.\n"
     first = accuracy_by_image(complete[0])

@@ -42,14 +42,12 @@ def wilson(accuracy: float, images: int) -> tuple[float, float]:
 
 def table(results: list[Result]) -> str:
     """Markdown table with one row per recipe: means over its seeds, and the interval of a single mean accuracy."""
-    groups: defaultdict[tuple[str, str], list[Result]] = defaultdict(list)
-    for result in results:
-        groups[result["recipe"], result["model"]].append(result)
-    seeds = max(map(len, groups.values()))
+    groups = by_recipe(results)
+    seeds = max(map(len, groups))
     columns = ["model", "parameters", "multiply-adds", "epochs", "validation %", "test % (95 % interval)"]
     columns += [f"test, mean ± sd of {seeds} seeds"] if seeds > 1 else []
     rows = [[*columns, "seconds"]]
-    for runs in groups.values():
+    for runs in groups:
         accuracies = [100 * run["test_accuracy"] for run in runs]
         mean = statistics.mean(accuracies)
         low, high = wilson(mean / 100, runs[0]["test_images"])
@@ -67,6 +65,14 @@ def table(results: list[Result]) -> str:
             row.append(f"{mean:.2f}{deviation}{count}")
         rows.append([*row, f"{statistics.mean(run['seconds'] for run in runs):.0f}"])
     return markdown_table(rows)
+
+
+def by_recipe(results: list[Result]) -> list[list[Result]]:
+    """The runs of each recipe and model, in their order."""
+    groups: defaultdict[tuple[str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        groups[result["recipe"], result["model"]].append(result)
+    return list(groups.values())
 
 
 def label(result: Result) -> str:
