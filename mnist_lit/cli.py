@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -10,7 +11,7 @@ from pathlib import Path
 from mnist_lit import UserError, __version__
 from mnist_lit.command_parser import RECIPE
 from mnist_lit.commands import COMMANDS, parse
-from mnist_lit.run.signals import stop_on_signals
+from mnist_lit.signals import stop_on_signals
 
 HELP = f"""usage: mnist-lit COMMAND [OPTION ...]
 
@@ -66,3 +67,6 @@ def main(args: list[str] | None = None) -> None:
                 sys.exit(f"mnist-lit: error: {file} does not exist, or was deleted meanwhile: create it, or run again.")
             named = f"{file}: " if file else ""
             sys.exit(f"mnist-lit: error: {named}{error.strerror or error}. Existing files are unchanged.")
+        finally:
+            if args is None:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback if Ctrl-C arrives while Python ends

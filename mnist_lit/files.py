@@ -5,16 +5,22 @@ import errno
 import itertools
 import os
 import shlex
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows has no file locks of this kind; nothing is locked there
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
+
+from mnist_lit import UserError
 
 UNSUPPORTED = {getattr(errno, name, errno.EINVAL) for name in ("EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK")}
 """Errors of file systems, such as some network folders, that cannot sync a folder or lock it."""
+
+LOCK = ".lock"
+"""Name of the file that locks its folder."""
+
+LOCK_TIMEOUT_S = 60.0
+"""Seconds that a run waits for an earlier process in its folder, which may be about to end."""
 
 LOGS = "lightning_logs"
 """Folder of all runs."""
@@ -94,23 +100,43 @@ def new_version(parent: Path) -> int:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Wait for an exclusive lock on a folder; it ends with the context or with the process.
+def lock_folder(folder: Path, timeout_s: float = -1) -> Iterator[None]:
+    """Lock a folder for one process. The lock ends with the context or with the process, however it ends.
+
+    Args:
+        folder: The folder, in which a file `.lock` names the process.
+        timeout_s: Seconds to wait for another process; by default, until a signal stops this one.
 
     Raises:
-        OSError: The folder cannot be opened.
+        UserError: Another process holds the lock.
+        OSError: The folder does not exist, or nothing can be written to it.
     """
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+    path = folder / LOCK
+    lock = FileLock(path, fallback_to_soft=False)
     try:
+        with where_supported():
+            lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Waiting for {_owner(path)}, which uses {folder}", flush=True)
         try:
-            with where_supported():
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another process that uses {folder}")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock.acquire(timeout=timeout_s)
+        except Timeout as error:
+            raise UserError(
+                f"{_owner(path)} still uses {folder} after {timeout_s:.0f} s: let it end, or stop it, and run again."
+            ) from error
+    try:
+        with contextlib.suppress(OSError):  # Windows lets nobody write to a locked file
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # Windows does not remove an open file; the next process reuses it
+            path.unlink()  # before the release: a process that waits checks that the file still exists
+        lock.release()
+
+
+def _owner(lock: Path) -> str:
+    """The process that holds a lock."""
+    try:
+        return lock.read_text() or "another process"
+    except OSError:
+        return "another process"

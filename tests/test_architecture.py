@@ -10,7 +10,7 @@ PACKAGE = TESTS.parent / "mnist_lit"
 MODEL = ("augment", "backbones", "classifier", "describe", "inputs", "metrics", "preprocess")
 LEVELS: list[tuple[str, ...]] = [
     ("mnist_lit",),
-    ("files", "extras"),
+    ("extras", "files", "signals"),
     ("command_parser",),
     ("command_options",),
     ("commands",),

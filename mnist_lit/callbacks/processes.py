@@ -1,9 +1,7 @@
 """Several processes that train one network: what they exchange, and how they end together."""
 
-import signal
-from collections.abc import Callable
 from subprocess import Popen
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
@@ -44,19 +42,12 @@ class SyncProcesses(Callback):
     them wait for it.
     """
 
-    def __init__(self) -> None:
-        self.on_connected: Callable[[], None] | None = None
-        """Called once, as soon as all processes have connected."""
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that all processes will do the same.
 
         Raises:
             UserError: `--ckpt_path last` is not the same file for all processes, or the options exclude each other.
         """
-        if self.on_connected:
-            self.on_connected()
-            self.on_connected = None
         if len(set(gather_objects(str(trainer.ckpt_path)))) > 1:
             raise UserError("Another run has just saved a checkpoint, so `last` is ambiguous: name the file.")
         if trainer.overfit_batches and trainer.world_size > 1:  # type: ignore[attr-defined]
@@ -80,32 +71,3 @@ class SyncProcesses(Callback):
             child.kill()
         for child in children:
             child.wait()
-
-
-class SlurmRequeue(Callback):
-    """Save and requeue a SLURM job at the same step in all processes, when SLURM sends SIGUSR1 before the time limit.
-
-    Lightning (2.6.6) saves inside the signal handler, where a process may already wait for this one.
-    """
-
-    def __init__(self) -> None:
-        self.is_signaled = False
-        self.requeue: Callable[[int, None], Any] | None = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        handler = signal.getsignal(signal.SIGUSR1)
-        if trainer.world_size > 1 and callable(handler):
-            self.requeue = handler
-            signal.signal(signal.SIGUSR1, self._note_signal)
-
-    def _note_signal(self, *_: Any) -> None:
-        self.is_signaled = True
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.requeue is None or trainer.global_step % CHECK_EVERY_STEPS:
-            return
-        if trainer.strategy.reduce_boolean_decision(self.is_signaled, all=False):
-            self.is_signaled = False
-            self.requeue(signal.SIGUSR1, None)

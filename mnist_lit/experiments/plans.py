@@ -11,7 +11,7 @@ from typing import Any
 from mnist_lit import UserError, files
 from mnist_lit.experiments.recipes import Recipe
 from mnist_lit.files import LOGS
-from mnist_lit.run.signals import Stopped
+from mnist_lit.signals import Stopped
 
 PLAN = "plan.json"
 

@@ -18,7 +18,7 @@ from rich.progress import Progress, TaskID, TextColumn, TimeElapsedColumn
 from mnist_lit import UserError
 from mnist_lit.experiments.plans import PLAN
 from mnist_lit.experiments.runs import Outcome, Run, load_result, report_outcome, train_and_measure
-from mnist_lit.run.signals import Stopped, stop_on_signals
+from mnist_lit.signals import Stopped, stop_on_signals
 
 # Ray (2.60) reads these when it is imported
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment and folder, not copies

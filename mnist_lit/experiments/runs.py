@@ -98,11 +98,13 @@ def train_and_measure(folder: Path, run: Run, callbacks: Sequence[Callback] = ()
     """
     own_folder = run.folder(folder)
     own_folder.mkdir(parents=True, exist_ok=True)
-    with files.lock_folder(own_folder):  # a worker may survive its killed comparison and still write here
+    # a worker may survive its killed comparison and still write here
+    with files.lock_folder(own_folder, files.LOCK_TIMEOUT_S):
         if saved := load_result(folder, run):
             return saved
         for path in own_folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.name != files.LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         no_summary = "--trainer.enable_model_summary=false"  # the report shows its content
         start = time.perf_counter()
         fit = run_cli(["fit", no_summary, *run.args], own_folder, callbacks=callbacks)

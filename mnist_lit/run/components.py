@@ -20,16 +20,16 @@ from mnist_lit.callbacks.figures import FitFigures, TestFigures
 from mnist_lit.callbacks.limits import Limits
 from mnist_lit.callbacks.predictions import PredictionWriter
 from mnist_lit.callbacks.prepared import PreparedImages
-from mnist_lit.callbacks.processes import SlurmRequeue
 from mnist_lit.callbacks.progress import ProgressBar
 from mnist_lit.callbacks.record import RunLogger
 from mnist_lit.callbacks.resume import PlateauStep, RandomState, ResumeGuard
+from mnist_lit.callbacks.stopping import SlurmRequeue
 from mnist_lit.callbacks.tuning import Tuning
 from mnist_lit.callbacks.watch_test import WatchTest
 from mnist_lit.checkpoints.io import AtomicCheckpointIO
 from mnist_lit.files import new_version
 from mnist_lit.run.overhead import NoProfiler
-from mnist_lit.run.resume import slurm_folder
+from mnist_lit.run.slurm import check_job_states, new_job_folder
 
 
 def new_run_folder(options: Namespace, logs: Path, folder: Path | None, resumes: bool) -> Path | None:
@@ -44,15 +44,20 @@ def new_run_folder(options: Namespace, logs: Path, folder: Path | None, resumes:
     Raises:
         UserError: The root folder contains the state of another SLURM job.
     """
-    if folder and not resumes:
-        slurm_folder(logs.parent, None)
+    if not resumes:
+        check_job_states(logs.parent)
     if folder or options.trainer.fast_dev_run:
         return None
-    runs = logs / str(options.model.backbone.class_path).rpartition(".")[2].lower()
-    name = None if resumes else slurm_folder(logs.parent, runs)
-    if name is None and getattr(rank_zero_only, "rank", 0) == 0:
-        name = f"version_{new_version(runs)}"
-    return runs / (name or "version_0")  # other processes write nothing
+    runs = runs_folder(options, logs)
+    if getattr(rank_zero_only, "rank", 0):
+        return runs / "version_0"  # only the first process writes
+    job_folder = None if resumes else new_job_folder(runs)
+    return job_folder or runs / f"version_{new_version(runs)}"
+
+
+def runs_folder(options: Namespace, logs: Path) -> Path:
+    """The folder of all runs of a network."""
+    return logs / str(options.model.backbone.class_path).rpartition(".")[2].lower()
 
 
 def run_logger(

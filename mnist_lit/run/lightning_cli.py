@@ -4,33 +4,44 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Any
 
+import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
-from mnist_lit import UserError
+from mnist_lit import UserError, files
 from mnist_lit.callbacks.processes import SyncProcesses, child_processes
 from mnist_lit.callbacks.record import RunRecord, log_folders
+from mnist_lit.callbacks.stopping import StopAfterBatch
+from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.command_parser import TRUST
 from mnist_lit.commands import LIGHTNING_HELP
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.files import LOGS, expand
-from mnist_lit.run import components, hints, overhead, resume, workarounds
+from mnist_lit.run import components, hints, overhead, resume, slurm, workarounds
 from mnist_lit.run.options import Parser, check_options, names_backbone, report_errors
 from mnist_lit.run.restore import check_weights
-from mnist_lit.run.signals import Stopped, exit_while_waiting
+from mnist_lit.signals import Stopped, kill_at_exit, stop_after_batches
 
 DEFAULTS = {"max_epochs": 15, "devices": 1, "deterministic": "warn", "use_distributed_sampler": False}
 """Defaults of the Trainer that differ from Lightning's. The data module distributes the images to processes itself."""
+
+CHILD_TIMEOUT_S = 60
+"""Seconds that the other processes of a run have to end after the first one."""
 
 
 def main(args: list[str]) -> None:
     """Run a command line: "fit", "validate", "test" or "predict", and its options."""
     cli = run(args, print_next=True)
     for child in child_processes(cli.trainer):
-        child.wait()
+        try:
+            child.wait(CHILD_TIMEOUT_S)
+        except TimeoutExpired:
+            child.kill()
 
 
 def run(
@@ -49,7 +60,7 @@ def run(
         SystemExit: The arguments are wrong, or ask for help; or a signal has stopped the command.
     """
     workarounds.serialize_defaults()
-    with workarounds.silence_warnings(), report_errors():
+    with stop_after_batches(), workarounds.silence_warnings(), report_errors():
         return DigitCLI(args, folder, callbacks, print_next)
 
 
@@ -67,7 +78,7 @@ class DigitCLI(LightningCLI):
         self.restored: resume.Restored | None = None
         self.changed: list[str] = []
         """Options that differ from those of the checkpoint's run."""
-        with contextlib.ExitStack() as self.import_limits:
+        with contextlib.ExitStack() as self.contexts:
             super().__init__(
                 DigitClassifier,
                 MNISTDataModule,
@@ -104,15 +115,22 @@ class DigitCLI(LightningCLI):
         if options.ckpt_path is None and args != without_print:
             super().parse_arguments(parser, args)  # prints the configuration and exits
         check_options(options)
-        if options.ckpt_path is None:
+        requeued = self._requeued() if command == "fit" and options.ckpt_path is None else None
+        if options.ckpt_path is None and requeued is None:
             if command != "fit":
                 raise UserError(f"{command} needs --ckpt_path: a file, or `last` or `best` of the newest run.")
             return
         backbone = options.model.backbone.class_path if self.names_backbone else None
         with contextlib.redirect_stdout(sys.stderr if args != without_print else sys.stdout):
-            self.restored = restored = resume.restore(command, options, self.logs, backbone)
-        self.run_folder = restored.run_folder or self.run_folder
-        self.import_limits.enter_context(workarounds.limit_imports(restored.trusted))
+            if requeued:
+                rank_zero_only(print)(f"Resuming the SLURM job from {requeued}")
+            path = requeued or find_checkpoint(options.ckpt_path, self.logs, backbone, to_resume=command == "fit")
+            folder = resume.run_folder(path)
+            if command == "fit" and folder:
+                self._lock(folder)
+            self.restored = restored = resume.restore(command, options, path, backbone)
+        self.run_folder = folder or self.run_folder
+        self.contexts.enter_context(workarounds.limit_imports(restored.trusted))
         settings = f"--config={restored.config}"
         super().parse_arguments(parser, [command, settings])
         original = self.config[command]
@@ -122,7 +140,25 @@ class DigitCLI(LightningCLI):
         self.changed = resume.changed_options(original, options, restored.checkpoint)
         resume.check_changes(command, original, options, self.changed)
         if command == "fit":
-            resume.check_unfinished(options, restored.checkpoint)
+            try:
+                resume.check_unfinished(options, restored.checkpoint)
+            except resume.FinishedError as error:
+                if not requeued:
+                    raise
+                print(error)  # another run of the job was interrupted
+                raise SystemExit(0) from error
+
+    def _requeued(self) -> Path | None:
+        """The checkpoint of this run if it belongs to a SLURM job that was requeued."""
+        command = self.config.subcommand
+        options = self.config[command]
+        runs = components.runs_folder(options, self.logs)
+        return slurm.requeued_checkpoint(runs, yaml.safe_load(self._parser(command).dump(options, skip_none=False)))
+
+    def _lock(self, folder: Path) -> None:
+        """Let no other process train in the folder of this run, until this one ends."""
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self.contexts.enter_context(files.lock_folder(folder, files.LOCK_TIMEOUT_S))
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning's method (2.6.6) lets a checkpoint's settings silently override the user's."""
@@ -160,9 +196,8 @@ class DigitCLI(LightningCLI):
         logger, new_folder = self._logger(command, options)
         folders = log_folders(components.as_list(logger))
         record = RunRecord(folder for folder in folders if folder == new_folder or not folder.exists())
-        sync = SyncProcesses()
         callbacks = [*components.user_callbacks(command, options), *self.extra_callbacks]
-        callbacks += [*components.guards(command), record, sync]
+        callbacks += [*components.guards(command), record, SyncProcesses(), StopAfterBatch()]
         callbacks += components.command_callbacks(command, options, logger, self.run_folder)
         try:
             kwargs |= components.trainer_options(options, logger, callbacks)
@@ -177,8 +212,9 @@ class DigitCLI(LightningCLI):
         workarounds.stop_sigterm_broadcast(trainer)
         if self.restored and command == "fit":
             workarounds.keep_csv_rows(trainer.loggers, self.restored.checkpoint["global_step"])
-        if trainer.world_size > 1:
-            sync.on_connected = exit_while_waiting(lambda: child_processes(trainer))
+        if new_folder:
+            self._lock(new_folder)
+        kill_at_exit(lambda: child_processes(trainer))
         return trainer
 
     def _logger(self, command: str, options: Any) -> tuple[Any, Path | None]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +9,8 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 
 from mnist_lit import UserError
-from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.checkpoints.io import load, remove_old, settings
 from mnist_lit.checkpoints.trust import foreign_modules
 from mnist_lit.files import LOGS
@@ -26,34 +23,44 @@ class Restored(NamedTuple):
     path: Path
     checkpoint: dict[str, Any]
     run_folder: Path | None
-    """Folder of the run; None for a file elsewhere, and for the tracked reference runs, which never change."""
+    """As `run_folder` returns it."""
     config: str
     """The settings of the run as JSON: all of them to resume it, else those of the model and the data."""
     trusted: set[str]
     """Modules that the user has named on the command line."""
 
 
-def restore(command: str, options: Namespace, logs: Path, backbone: str | None) -> Restored:
+class FinishedError(UserError):
+    """A run to resume has no epochs, steps or time left."""
+
+
+def run_folder(checkpoint: Path) -> Path | None:
+    """The folder of a checkpoint's run; None for a file elsewhere, and for the tracked reference runs."""
+    folders = [
+        folder.parent for folder in checkpoint.parents if folder.name == "checkpoints"
+    ]  # names of files may nest
+    folders = [folder for folder in folders if (folder / "config.yaml").exists()]
+    return folders[0] if folders and not _is_reference(checkpoint) else None
+
+
+def restore(command: str, options: Namespace, path: Path, backbone: str | None) -> Restored:
     """Load the checkpoint that a command starts from.
 
     Args:
         command: "fit", "validate", "test" or "predict".
         options: The user's options.
-        logs: Folder of runs.
+        path: The checkpoint.
         backbone: Class path of the network that the user has named, or None.
 
     Raises:
         UserError: The checkpoint does not exist, is damaged, or cannot be used for this command.
     """
-    path = find_checkpoint(options.ckpt_path, logs, backbone, to_resume=command == "fit")
     checkpoint = load(path)
     if command == "fit" and "optimizer_states" not in checkpoint:
         raise UserError(f"{path} holds only weights: a run cannot be resumed from it.")
     # a user may name any class; a file may not
     trusted = {*options.trust, *foreign_modules([options.model.as_dict(), options.trainer.as_dict()])}
-    folders = [folder.parent for folder in path.parents if folder.name == "checkpoints"]  # names of files may nest
-    folders = [folder for folder in folders if (folder / "config.yaml").exists()]
-    run_folder = folders[0] if folders and not _is_reference(path) else None
+    folder = run_folder(path)
     config: dict[str, Any] = settings(checkpoint)
     unknown = config["model"].keys() - vars(options.model).keys()
     if unknown:
@@ -68,16 +75,16 @@ def restore(command: str, options: Namespace, logs: Path, backbone: str | None) 
                 "all arguments that it was built with, such as --model.backbone.dilation."
             )
         config["model"]["backbone"] = options.model.backbone.as_dict()
-    if command == "fit" and run_folder:
-        found, config = config, _read_config(run_folder / "config.yaml")  # also the options of the trainer
+    if command == "fit" and folder:
+        found, config = config, _read_config(folder / "config.yaml")  # also the options of the trainer
         for part, name in (("model", "lr"), ("data", "batch_size")):  # a finder may have changed them
             if name in found[part] and isinstance(config.get(part), dict):
                 config[part][name] = found[part][name]
         if isinstance(config.get("trainer"), dict):
-            _continue_logs(config["trainer"].get("logger"), run_folder, checkpoint["global_step"])
+            _continue_logs(config["trainer"].get("logger"), folder, checkpoint["global_step"])
         trusted |= {f"lightning.pytorch.{package}" for package in ("callbacks", "loggers", "plugins", "profilers")}
     try:
-        return Restored(path, checkpoint, run_folder, json.dumps(config), trusted)
+        return Restored(path, checkpoint, folder, json.dumps(config), trusted)
     except TypeError as error:  # a tensor among the settings
         raise UserError(f"{path} was not saved by mnist-lit: its settings are not plain values.") from error
 
@@ -159,7 +166,8 @@ def check_unfinished(options: Namespace, checkpoint: dict[str, Any]) -> None:
     """Check that a run to resume has epochs, steps and time left; Lightning (2.6.6) would add to its log and end.
 
     Raises:
-        UserError: It has none left, or the checkpoint does not contain their number.
+        FinishedError: It has none left.
+        UserError: The checkpoint does not contain their number.
     """
     try:
         epochs = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
@@ -168,7 +176,7 @@ def check_unfinished(options: Namespace, checkpoint: dict[str, Any]) -> None:
         raise UserError(f"{options.ckpt_path} cannot be resumed: it does not contain its progress.") from error
     trainer = options.trainer
     if trainer.max_time is not None and duration_s(trainer.max_time) <= time_s:
-        raise UserError(f"{options.ckpt_path}: the time of this run is over: give a larger --trainer.max_time.")
+        raise FinishedError(f"{options.ckpt_path}: the time of this run is over: give a larger --trainer.max_time.")
     for unit, done, wanted in (
         ("steps", checkpoint["global_step"], trainer.max_steps),
         ("epochs", epochs, trainer.max_epochs),
@@ -177,27 +185,6 @@ def check_unfinished(options: Namespace, checkpoint: dict[str, Any]) -> None:
             longer = f"give a larger --trainer.max_{unit}"
             if options.model.schedule == "one_cycle":  # its learning rate has reached its end
                 longer = "start a new run with more of them, without --ckpt_path"
-            raise UserError(f"{options.ckpt_path}: all {done} {unit} of this run are done; to train longer, {longer}.")
-
-
-def slurm_folder(root: Path, runs: Path | None) -> str | None:
-    """Within a SLURM job, the name of the run's folder, in which a requeued job resumes; else None.
-
-    Args:
-        root: Folder where Lightning stores the state of a job, and searches for it.
-        runs: Folder of the network's runs, or None for a run of a comparison or search.
-
-    Raises:
-        UserError: Lightning would resume another job, or another run of this job.
-    """
-    if not SLURMEnvironment.detect():
-        return None
-    is_requeued = "SLURM_RESTART_COUNT" in os.environ
-    states = sorted(root.glob("hpc_ckpt_*.ckpt"))  # Lightning (2.6.6) resumes from the newest
-    if states and (runs is None or not is_requeued):
-        raise UserError(
-            f"{states[-1]} is the state of a SLURM job: delete it, or give this job its own folder with "
-            "--trainer.default_root_dir."
-        )
-    folder = f"job_{SLURMEnvironment.job_id()}"
-    return None if runs is None or ((runs / folder).exists() and not is_requeued) else folder
+            raise FinishedError(
+                f"{options.ckpt_path}: all {done} {unit} of this run are done; to train longer, {longer}."
+            )

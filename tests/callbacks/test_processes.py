@@ -1,6 +1,7 @@
 """Several processes train one network: real ones, connected by gloo on this machine."""
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.commands import CONFIGS, SMALL, TEST, TRAIN
-from helpers.faults import at_epoch, evaluate_in_small_batches
-from helpers.processes import finish, kill, launch, send_signal, start, wait_until
+from helpers.commands import CONFIGS, SMALL, TEST, TRAIN, names
+from helpers.faults import at_epoch, evaluate_in_small_batches, meet
+from helpers.processes import finish, launch, send_signal, start, wait_until
 from helpers.runs import curves, differences, only, state
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
@@ -32,7 +33,8 @@ LAST = "lightning_logs/*/*/checkpoints/last.ckpt"
 def set_rank(environment: dict[str, str]) -> None:
     """Set the environment variables by which Lightning knows a process's rank."""
     os.environ |= environment
-    vars(rank_zero_only)["rank"] = int(environment.get("LOCAL_RANK", 0))  # Lightning sets it when it is imported
+    rank = environment.get("LOCAL_RANK", environment.get("SLURM_PROCID", 0))
+    vars(rank_zero_only)["rank"] = int(rank)  # Lightning sets it when it is imported
 
 
 def new_address() -> dict[str, str]:
@@ -177,17 +179,26 @@ def scontrol(tmp_path: Path) -> Path:
     return tmp_path / "calls"
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_requeued_slurm_job_resumes(count: int, scontrol: Path, tiny_mnist: Path, tmp_path: Path) -> None:
+def job_environment(count: int, scontrol: Path) -> dict[str, str]:
+    """The environment variables of a SLURM job of `count` tasks."""
     job = {"SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "digits", "SLURM_NODEID": "0", "SLURM_NTASKS": str(count)}
-    job |= {"SLURM_NTASKS_PER_NODE": str(count), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
-    args = [*FIT, f"--data.data_dir={tiny_mnist}", f"--trainer.devices={count}", "--trainer.max_epochs=50"]
+    return job | {"SLURM_NTASKS_PER_NODE": str(count), "PATH": f"{scontrol.parent}/bin:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_requeued_slurm_job_resumes_as_if_uninterrupted(
+    count: int, scontrol: Path, tiny_mnist: Path, tmp_path: Path
+) -> None:
+    args = [*FIT, f"--data.data_dir={tiny_mnist}", f"--trainer.devices={count}", "--trainer.max_epochs=20"]
 
     def start_job(name: str, **variables: str) -> list[ForkServerProcess]:
-        shared = job | new_address() | variables
+        shared = job_environment(count, scontrol) | new_address() | variables
         ranks = [shared | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(count)]
         return [start(tmp_path, args, partial(set_rank, own), name=f"{rank}{name}") for rank, own in enumerate(ranks)]
 
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    run_all(whole, args[:-2] + args[-1:], count)
     tasks = start_job("")
     wait_until(lambda: len(list(tmp_path.glob(LAST.replace("last", "best")))), "the first epoch ends", process=tasks[0])
     for task in tasks:
@@ -195,20 +206,38 @@ def test_requeued_slurm_job_resumes(count: int, scontrol: Path, tiny_mnist: Path
     wait_until(scontrol.exists, "the job is queued again", process=tasks[0])
     for task in tasks:
         send_signal(task, signal.SIGTERM)  # as SLURM does next
+    assert [finish(task) for task in tasks] == [128 + signal.SIGTERM] * count
     assert scontrol.read_text() == "requeue 1234\n"
-    assert finish(tasks[0]) == 128 + signal.SIGTERM
-    kill(*tasks)
-    assert load(only(tmp_path, "hpc_ckpt_*.ckpt"))["global_step"] > 0
+    for again in ("_again", "_finished"):
+        assert [finish(task) for task in start_job(again, SLURM_RESTART_COUNT="1")] == [0] * count
+    assert "Resuming" in (tmp_path / "out0_again").read_text()
+    assert "all 20 epochs of this run are done" in (tmp_path / "out0_finished").read_text()
+    assert only(tmp_path / "lightning_logs", "last.ckpt").parent.parent.name == "job_1234"
+    assert differences(state(tmp_path / "lightning_logs"), state(whole)) == []
 
-    assert [finish(task) for task in start_job("_again", SLURM_RESTART_COUNT="1")] == [0] * count
-    assert "Restored all states" in (tmp_path / "err0_again").read_text()
-    last = only(tmp_path, "last.ckpt")
-    assert last.parent.parent.name == "job_1234"
-    assert load(last)["epoch"] == 49
 
-    other = start_job("_other")[0]  # another job in the same folder
-    assert finish(other) == 1
-    assert "is the state of a SLURM job: delete it" in (tmp_path / "err0_other").read_text()
+def test_two_runs_of_a_slurm_job_have_a_folder_each(scontrol: Path, tiny_mnist: Path, tmp_path: Path) -> None:
+    environment = job_environment(1, scontrol) | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    setup = [partial(set_rank, environment), partial(meet, 2, tmp_path)]
+    seeds = [[*FIT, f"--data.data_dir={tiny_mnist}", f"--seed_everything={seed}"] for seed in range(2)]
+    runs = [start(tmp_path, args, *setup, name=str(seed)) for seed, args in enumerate(seeds)]
+    assert [finish(run) for run in runs] == [0, 0]
+    assert names(tmp_path / "lightning_logs/ds_cnn_v1") == ["job_1234", "job_1234_2"]
+    # each resumes its own run
+    again = partial(set_rank, environment | {"SLURM_RESTART_COUNT": "1"})
+    assert [finish(start(tmp_path, args, again, name=str(seed))) for seed, args in enumerate(seeds)] == [0, 0]
+    for seed in range(2):
+        resumed = re.search(r"job_1234(_2)?", (tmp_path / f"out{seed}").read_text())
+        assert resumed
+        config = tmp_path / "lightning_logs/ds_cnn_v1" / resumed[0] / "config.yaml"
+        assert f"seed_everything: {seed}\n" in config.read_text()
+
+
+def test_state_of_another_slurm_job_is_not_resumed(scontrol: Path, tmp_path: Path) -> None:
+    (tmp_path / "hpc_ckpt_1.ckpt").touch()
+    environment = job_environment(1, scontrol) | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    assert finish(start(tmp_path, FIT, partial(set_rank, environment))) == 1
+    assert "is the state of a SLURM job: delete it" in (tmp_path / "err").read_text()
 
 
 def test_several_processes_test_each_image_once(official_mnist: str, tmp_path: Path) -> None:

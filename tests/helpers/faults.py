@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mnist_lit import files
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import datamodule
 
@@ -35,6 +36,10 @@ def load_in_workers() -> None:
 
 def evaluate_in_small_batches() -> None:
     datamodule.EVAL_BATCH_SIZE = 5
+
+
+def wait_briefly_for_locks() -> None:
+    files.LOCK_TIMEOUT_S = 1
 
 
 def meet(count: int, folder: Path) -> None:

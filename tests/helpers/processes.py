@@ -167,4 +167,7 @@ def _run_command(
     official.OFFICIAL = official_files
     for function in setup:
         function()
-    cli.main(args)
+    try:
+        cli.main(args)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as `main` does for a program

@@ -3,6 +3,7 @@
 import random
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.commands import CONFIGS, LAST, RUN, SMALL, Main, error_line, names
-from helpers.faults import load_in_workers
+from helpers.faults import load_in_workers, stall, wait_briefly_for_locks
 from helpers.processes import FULL, finish, kill, send_signal, start, wait_until
 from helpers.runs import curves, differences, only, picture_steps, state, untimed
 
@@ -103,6 +104,19 @@ def test_signaled_run_resumes_as_if_uninterrupted(number: signal.Signals, fit_ar
     assert "Received" not in (stopped / "err").read_text()  # Lightning's message
     assert finish(start(stopped, ["fit", "--ckpt_path=last"])) == 0
     assert differences(state(stopped), state(whole)) == []
+
+
+@pytest.mark.slow
+def test_run_is_not_resumed_while_a_process_trains_it(fit_args: list[str], tmp_path: Path) -> None:
+    training = start(tmp_path, fit_args, stall)
+    wait_until((tmp_path / "stalled").exists, "the run starts", process=training)
+    resume = ["fit", "--ckpt_path=last"]
+    assert finish(start(tmp_path, resume, wait_briefly_for_locks, name="_early")) == 1
+    message = f"process {training.pid} on {socket.gethostname()} still uses {RUN} after 1 s: let it end, or stop it"
+    assert message in (tmp_path / "err_early").read_text()
+    kill(training)
+    assert finish(start(tmp_path, resume)) == 0
+    assert not list(tmp_path.rglob(".lock"))
 
 
 @pytest.mark.slow

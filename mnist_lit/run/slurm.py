@@ -1,0 +1,63 @@
+"""Runs within a SLURM job: each has a folder, in which it resumes when the job is requeued."""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
+
+from mnist_lit import UserError
+
+
+def new_job_folder(runs: Path) -> Path | None:
+    """Within a SLURM job, create a folder for a run, `job_ID`, or `job_ID_2` for the second run of the job; else None.
+
+    Args:
+        runs: Folder of the runs of a network.
+    """
+    if not SLURMEnvironment.detect():
+        return None
+    for number in itertools.count(1):
+        folder = runs / (f"job_{SLURMEnvironment.job_id()}" + f"_{number}" * (number > 1))
+        with contextlib.suppress(FileExistsError):  # another run of this job
+            folder.mkdir(parents=True)
+            break
+    return folder
+
+
+def requeued_checkpoint(runs: Path, config: Mapping[str, Any]) -> Path | None:
+    """Within a requeued SLURM job, the checkpoint of the run with the same options that the job has begun, if any.
+
+    Args:
+        runs: Folder of the runs of a network.
+        config: All options of this run.
+    """
+    if not SLURMEnvironment.detect() or "SLURM_RESTART_COUNT" not in os.environ:
+        return None
+    name = f"job_{SLURMEnvironment.job_id()}"
+    for folder in sorted([*runs.glob(name), *runs.glob(f"{name}_*")]):
+        file, last = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
+        if last.exists() and file.exists() and yaml.safe_load(file.read_text()) == config:
+            return last
+    return None
+
+
+def check_job_states(root: Path) -> None:
+    """Check that Lightning (2.6.6) will not resume from the state of another SLURM job.
+
+    Args:
+        root: Folder in which Lightning stores and searches such states.
+
+    Raises:
+        UserError: It would.
+    """
+    states = sorted(root.glob("hpc_ckpt_*.ckpt"))
+    if states and SLURMEnvironment.detect():
+        raise UserError(
+            f"{states[-1]} is the state of a SLURM job: delete it, or give this job its own folder with "
+            "--trainer.default_root_dir."
+        )
