@@ -4,6 +4,8 @@ import contextlib
 import gzip
 import hashlib
 import http.client
+import io
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -35,6 +37,9 @@ OFFICIAL = {
 
 TIMEOUT_S = 30.0
 """Seconds without a byte after which a download fails."""
+
+DOWNLOAD_LIMIT_S = 600.0
+"""Seconds after which the download of a file fails; the largest has 10 MB, and so needs 17 kB/s."""
 
 
 def read_part(folder: Path, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
@@ -124,9 +129,7 @@ def _download(name: str, target: Path) -> None:
     for mirror in MNIST.mirrors:
         print(f"Downloading {name} from {mirror}")
         try:
-            with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=TIMEOUT_S) as response:
-                # one byte more than the official size shows that the file is too long, without unpacking a bomb
-                content = gzip.GzipFile(fileobj=response).read(OFFICIAL[name].size + 1)
+            content = _fetch(f"{mirror}{name}.gz", OFFICIAL[name].size + 1)
         except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
             reason = f"{mirror}: {error}"
             if isinstance(error, urllib.error.HTTPError):
@@ -137,6 +140,17 @@ def _download(name: str, target: Path) -> None:
             return
         reason = f"{mirror} has another file"
     raise OSError(reason)
+
+
+def _fetch(address: str, max_size: int) -> bytes:
+    """Download and unpack a .gz in limited time, without what exceeds `max_size` bytes."""
+    packed, started_at = bytearray(), time.monotonic()
+    with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:
+        while len(packed) < max_size + 1000 and (part := response.read1(2**16)):
+            packed += part
+            if time.monotonic() > started_at + DOWNLOAD_LIMIT_S:
+                raise TimeoutError(f"not complete after {DOWNLOAD_LIMIT_S:.0f} s")
+    return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(max_size)
 
 
 def _md5(content: bytes) -> str:

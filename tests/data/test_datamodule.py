@@ -1,5 +1,6 @@
 """The data module finds or downloads the official files, verifies and splits them."""
 
+import contextlib
 import gzip
 import http.server
 import re
@@ -193,6 +194,11 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         if self.fault == "stalls":
             self.wfile.write(content[:100])
             self.end.wait(60)
+        elif self.fault == "drips":
+            with contextlib.suppress(OSError):  # the other end has closed the connection
+                for byte in content:
+                    self.wfile.write(bytes([byte]))
+                    self.end.wait(0.02)
         elif self.fault != "missing":
             self.wfile.write(content[: 100 if self.fault == "torn" else None] if self.fault != "other" else b"<html>")
 
@@ -229,7 +235,13 @@ def test_missing_files_are_downloaded(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("mirror")
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("stalls", "timed out"), ("missing", "404"), ("torn", "ended before"), ("other", "Not a gzipped file")],
+    [
+        ("stalls", "timed out"),
+        ("drips", "not complete after"),
+        ("missing", "404"),
+        ("torn", "ended before"),
+        ("other", "Not a gzipped file"),
+    ],
 )
 def test_failed_download_is_one_line_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, reason: str
@@ -237,6 +249,8 @@ def test_failed_download_is_one_line_and_leaves_nothing(
     monkeypatch.setattr(Mirror, "fault", fault)
     if fault == "stalls":
         monkeypatch.setattr(official, "TIMEOUT_S", 0.5)
+    if fault == "drips":
+        monkeypatch.setattr(official, "DOWNLOAD_LIMIT_S", 0.5)
     with pytest.raises(UserError) as error:
         prepared_data(data_dir=str(tmp_path / "data"))
     assert reason in str(error.value)
@@ -244,6 +258,7 @@ def test_failed_download_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(Mirror, "fault", "")
     monkeypatch.setattr(official, "TIMEOUT_S", 60)
+    monkeypatch.setattr(official, "DOWNLOAD_LIMIT_S", 60)
     prepared_data("test", data_dir=str(tmp_path / "data"))  # the next run succeeds
 
 
