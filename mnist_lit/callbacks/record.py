@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
@@ -121,13 +122,27 @@ def _record_network(trainer: Trainer, model: DigitClassifier, logger: TensorBoar
     row = hparams_summary(hyperparameters(trainer, model), columns)  # type: ignore[no-untyped-call]
     for summary in row:
         logger.experiment.file_writer.add_summary(summary)
+    with warnings.catch_warnings(action="ignore"):  # about shapes, which are constant here, and about a second trace
+        logger.experiment.add_graph(_traced(model), model.example_input_array)
+
+
+def _traced(model: DigitClassifier) -> torch.jit.ScriptModule:
+    """The network of a classifier, traced once a process, because torch (2.15) never frees the memory of a trace."""
     network = nn.Sequential()
     network.add_module("preprocess", model.preprocess)
     network.add_module("backbone", model.backbone)
-    with warnings.catch_warnings(action="ignore"):  # about the tracer that TensorBoard uses
-        # a copy, because tracing changes the BatchNorm statistics
-        example = model.example_input_array.to(model.device)  # type: ignore[union-attr]
-        logger.experiment.add_graph(copy.deepcopy(network).eval(), example)
+    options = [[item for item in vars(module).items() if item[0][0] != "_"] for module in network.modules()]
+    tensors = [(tensor.shape, tensor.dtype) for tensor in network.state_dict().values()]
+    structure = repr((network, options, tensors))
+    if structure not in _TRACED:
+        copied = copy.deepcopy(network).cpu().eval()  # because tracing changes the BatchNorm statistics
+        trace: Any = torch.jit.trace
+        _TRACED[structure] = trace(copied, model.example_input_array, check_trace=False)  # the check takes 11 MB more
+    return _TRACED[structure]
+
+
+_TRACED: dict[str, torch.jit.ScriptModule] = {}
+"""Traces by the structure of the network."""
 
 
 def hyperparameters(trainer: Trainer, model: DigitClassifier) -> dict[str, str]:
