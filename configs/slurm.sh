@@ -8,8 +8,7 @@
 #SBATCH --time=00:30:00
 #SBATCH --requeue
 #SBATCH --signal=SIGUSR1@90
-# 90 s before the time limit, Lightning saves the state and requeues the job, which then resumes. Each job has its own
-# folder, because Lightning resumes from the newest state in --trainer.default_root_dir.
+# 90 s before the time limit, SLURM sends a signal; the run then requeues the job, which resumes from the last epoch.
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 srun --kill-on-bad-exit=1 .venv/bin/mnist-lit fit --config configs/ds_cnn_v2.yaml --config configs/gpu.yaml \
-  --trainer.num_nodes 2 --trainer.devices 4 --trainer.default_root_dir "slurm/$SLURM_JOB_ID"
+  --trainer.num_nodes 2 --trainer.devices 4
