@@ -5,6 +5,7 @@ import hashlib
 import os
 import shlex
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -85,14 +86,19 @@ def fit_args(tiny_mnist: Path) -> list[str]:
 
 
 @pytest.fixture
-def report(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Prints a line that pytest does not capture."""
+def report(record_property: Callable[[str, str], None]) -> Callable[[str], None]:
+    """Adds a line to the summary of all tests."""
+    return partial(record_property, "measured")
 
-    def line(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n    {text}")
 
-    return line
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the lines of `report`, which come from other processes if tests run in parallel."""
+    properties = [item for outcome in ("passed", "failed") for item in terminalreporter.stats.get(outcome, [])]
+    lines = [text for item in properties for name, text in item.user_properties if name == "measured"]
+    if lines:
+        terminalreporter.section("measured")
+    for line in lines:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture
