@@ -45,6 +45,19 @@ def test_killed_save_leaves_a_whole_checkpoint(tmp_path: Path, report: Callable[
     report(f"killed while saving, {partial_files} of {SAVES} times with a part written: {SAVES} whole checkpoints")
 
 
+@pytest.mark.slow
+def test_checkpoint_is_whole_while_another_process_saves(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    process = begin(save_for_ever, path)
+    wait_until(path.exists, "the first save", process=process)
+    numbers = set()
+    for _ in range(SAVES):
+        checkpoint = load(path)
+        assert (checkpoint["state_dict"]["w"] == checkpoint["global_step"]).all()
+        numbers.add(checkpoint["global_step"])
+    assert len(numbers) > 1
+
+
 def corrupt(content: bytes, chance: random.Random, truncate: bool) -> bytes:
     """The content cut off at a random place, or with a random bit flipped."""
     damaged, place = bytearray(content), chance.randrange(len(content))

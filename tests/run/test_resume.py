@@ -1,5 +1,6 @@
 """A stopped, interrupted or killed run resumes and ends like an uninterrupted one, bit for bit."""
 
+import json
 import random
 import re
 import signal
@@ -182,3 +183,18 @@ def test_killed_comparison_resumes_as_if_uninterrupted(
             other = folder / path.relative_to(folders[0])
             assert differences(state(other.parent.parent), state(path.parent.parent)) == []
     report(f"compare: killed {count} times, then resumed: tables, checkpoints and curves bitwise equal")
+
+
+@pytest.mark.slow
+def test_comparison_resumed_twice_at_once_trains_each_run_once(tiny_mnist: Path, tmp_path: Path) -> None:
+    recipe = str(CONFIGS / "ds_cnn_v1.yaml")
+    args = ["compare", recipe, "--seeds=3", *SMALL, f"--data.data_dir={tiny_mnist}"]
+    process = start(tmp_path, args)
+    wait_until(lambda: list(tmp_path.rglob("best.ckpt")), "the first run trains", process=process)
+    kill(process)
+    both = [start(tmp_path, [*args, "--resume"], name=str(number)) for number in range(2)]
+    assert [finish(process) for process in both] == [0, 0]
+    results = json.loads(only(tmp_path, "results.json").read_text())
+    assert [result["seed"] for result in results] == [42, 43, 44]
+    trained = "".join((tmp_path / f"err{number}").read_text() for number in range(2))
+    assert trained.count("`Trainer.fit` stopped") == 3
