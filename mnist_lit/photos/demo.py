@@ -3,10 +3,10 @@
 import argparse
 import io
 import json
+import math
 import re
 from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,22 @@ from mnist_lit.files import project_path
 from mnist_lit.run.restore import load_classifier
 
 require("demo", "demo", "cv2")
+import cv2  # noqa: E402
+
 from mnist_lit.photos.mnist_form import drawing_to_digit, photo_to_digit  # noqa: E402
-from mnist_lit.photos.pictures import UnreadableError, open_picture  # noqa: E402
+from mnist_lit.photos.pictures import MAX_PIXELS, UnreadableError, open_picture  # noqa: E402
+from mnist_lit.photos.server import LocalHandler, LocalServer, Turns  # noqa: E402
 
 MAX_BYTES = 64_000_000
 """Size of the largest upload that is accepted."""
+
+MAX_DRAWING_PIXELS = 4_000_000
+"""Size of the largest drawing, so that it is read within milliseconds: the page sends 560 x 560 pixels."""
+
+PLACES = 24
+"""Pictures of one kind, drawings or photos, that are read or wait: together fewer than the connections."""
+
+BUSY = {"error": "No answer: too many pictures at once; try again."}
 
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src data: blob:; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
@@ -37,46 +48,59 @@ def main(options: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
     checkpoint = find_checkpoint(options.ckpt_path) if options.ckpt_path else project_path(REFERENCE)
     model, _ = load_classifier(checkpoint, options.trust)
+    torch.set_num_threads(1)  # on a busy machine, threads that wait for each other take five times as long
+    cv2.setNumThreads(1)
     with start_server(model, options.port) as server:
         print(f"Draw a digit at http://127.0.0.1:{server.server_port} (Ctrl-C stops the server)", flush=True)
         server.serve_forever()
 
 
-def start_server(model: DigitClassifier, port: int) -> ThreadingHTTPServer:
+def start_server(model: DigitClassifier, port: int) -> LocalServer:
     """Bind a server for the page to a port of 127.0.0.1; 0 means any free one.
 
     Raises:
         UserError: The port cannot be used.
     """
+    # a drawing does not wait for large photos, of which one at a time fits into memory
+    turns = {"/drawing": Turns(2, PLACES), "/photo": Turns(1, PLACES)}
     try:
-        return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, model))
+        return LocalServer(port, partial(Handler, model, turns))
     except (OSError, OverflowError) as error:
         raise UserError(f"--port {port} cannot be used ({error}); choose another, or 0 for any free one.") from error
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(LocalHandler):
     """Serves the page, and answers the pictures that it posts."""
 
-    def __init__(self, model: DigitClassifier, *args: Any) -> None:
-        self.model = model
+    def __init__(self, model: DigitClassifier, turns: dict[str, Turns], *args: Any) -> None:
+        self.model, self.turns = model, turns
         super().__init__(*args)
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         """Send the page."""
         if self.path != "/":
             self.send_error(HTTPStatus.NOT_FOUND)
         elif self._check_origin():
             self._send("text/html; charset=utf-8", Path(__file__).with_suffix(".html").read_bytes())
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         """Answer a picture as JSON: `probabilities` (10) and `pixels` (784), or `error`."""
-        length = self.headers.get("Content-Length", "")
-        size = int(length) if re.fullmatch("[0-9]{1,9}", length) else 0
-        if self.path not in ("/drawing", "/photo") or not 0 < size <= MAX_BYTES:
+        lengths = ",".join(self.headers.get_all("Content-Length", []))
+        size = int(lengths) if re.fullmatch("[0-9]{1,18}", lengths) else 0
+        if self.path not in self.turns or "Transfer-Encoding" in self.headers or not size:
             self.send_error(HTTPStatus.BAD_REQUEST)
-        elif self._check_origin():
-            answer = read_digit(self.model, self.rfile.read(size), is_drawing=self.path == "/drawing")
-            self._send("application/json", json.dumps(answer).encode())
+        elif not self._check_origin():
+            return
+        elif size > MAX_BYTES:
+            error = f"No answer: the file has more than {MAX_BYTES // 10**6} MB."
+            self._send_json({"error": error}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        elif not self.server.accept_body(self.connection, size):
+            self._send_json(BUSY, HTTPStatus.SERVICE_UNAVAILABLE)
+        elif len(file := self.rfile.read(size)) == size:  # else the client has gone
+            self.server.wait_for_client(self.connection, math.inf)
+            with self.turns[self.path].take() as has_turn:
+                answer = read_digit(self.model, file, self.path == "/drawing") if has_turn else BUSY
+            self._send_json(answer, HTTPStatus.OK if has_turn else HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _check_origin(self) -> bool:
         """Refuse requests of other pages, also of those whose host name was pointed at this machine."""
@@ -86,22 +110,22 @@ class Handler(BaseHTTPRequestHandler):
         self.send_error(HTTPStatus.FORBIDDEN)
         return False
 
-    def _send(self, content_type: str, body: bytes) -> None:
-        self.send_response(HTTPStatus.OK)
+    def _send_json(self, answer: dict[str, Any], status: HTTPStatus) -> None:
+        self._send("application/json", json.dumps(answer).encode(), status)
+
+    def _send(self, content_type: str, body: bytes, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Security-Policy", POLICY)
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *args: Any) -> None:
-        """Log nothing: the page sends a request for each stroke."""
-
 
 def read_digit(model: DigitClassifier, file: bytes, is_drawing: bool) -> dict[str, Any]:
     """Read the digit in a picture file, and return what the page shows."""
     try:
-        image = open_picture(io.BytesIO(file))
+        image = open_picture(io.BytesIO(file), MAX_DRAWING_PIXELS if is_drawing else MAX_PIXELS)
         pixels = drawing_to_digit(image) if is_drawing else photo_to_digit(image)
     except UnreadableError as error:
         return {"error": f"No answer: {error}."}

@@ -40,7 +40,8 @@ def drawing_to_digit(image: Image.Image) -> Array:
     Raises:
         UnreadableError: The drawing is blank.
     """
-    return to_mnist_form(1 - np.asarray(image.convert("L")) / 255, threshold=0.5)
+    gray = np.asarray(image.convert("L"))
+    return to_mnist_form(1 - _crop(gray, gray < 128, BLANK) / 255, threshold=0.5)
 
 
 def to_mnist_form(ink: Array, threshold: float) -> Array:
@@ -72,10 +73,10 @@ def to_mnist_form(ink: Array, threshold: float) -> Array:
 
 def _crop(values: Array, mask: Array, error: str) -> Array:
     """Crop values (H, W) to the bounding box of a mask (H, W); an empty mask raises UnreadableError."""
-    rows, columns = np.nonzero(mask)
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         raise UnreadableError(error)
-    return values[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    return values[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _rescale(pixels: Array, scale: float) -> Array:

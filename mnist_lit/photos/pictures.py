@@ -37,7 +37,7 @@ def unreadable_on_error() -> Iterator[None]:
 
 
 @unreadable_on_error()
-def open_picture(file: Path | BinaryIO) -> Image.Image:
+def open_picture(file: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open a picture as RGB, upright, with a background in place of transparency.
 
     Raises:
@@ -47,14 +47,15 @@ def open_picture(file: Path | BinaryIO) -> Image.Image:
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(file, formats=formats) as image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError  # as Pillow does from 179 megapixels on
             image.draft("RGB", (WORKING_SIZE[1], WORKING_SIZE[1]))  # decodes a large JPEG at a fraction of its size
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except UnidentifiedImageError as error:
         raise UnreadableError("not a picture in a common format, such as JPEG or PNG") from error
     except Image.DecompressionBombError as error:
-        raise UnreadableError(f"more than {MAX_PIXELS // 10**6} megapixels") from error
+        raise UnreadableError(f"more than {max_pixels // 10**6} megapixels") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -65,6 +66,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(((values - low) / max(high - low, 1e-9) * 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() == (255, 255):  # as in a drawing of the demo, which should be fast
+            return image.convert("RGB")
         pixels = np.asarray(image)
         opaque = pixels[..., 3] > 127
         if opaque.any():

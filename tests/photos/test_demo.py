@@ -71,8 +71,9 @@ def test_a_posted_picture_is_answered_with_probabilities_and_pixels(address: str
         ("/../pyproject.toml", {}, None, 404),
         ("/photo", {"Origin": "http://elsewhere.example"}, b"7", 403),
         ("/photo", {"Origin": "null"}, b"7", 403),
+        ("/photo", {"Content-Length": "0"}, b"7", 400),
         ("/photo", {"Content-Length": "abc"}, b"7", 400),
-        ("/photo", {"Content-Length": "64000001"}, b"7", 400),
+        ("/photo", {"Content-Length": "64000001"}, b"7", 413),
     ],
 )
 def test_other_hosts_origins_and_paths_are_refused(
