@@ -30,6 +30,8 @@ SLOW = b"\nStopping after this batch. Ctrl-C or SIGTERM again stops at once.\n"
 class Stopped(SystemExit):
     """SIGTERM (exit code 143) or Ctrl-C (130) has ended the command."""
 
+    code: int
+
 
 class _Signals:
     """The signals received so far, and how to react."""

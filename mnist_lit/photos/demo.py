@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import math
+import os
 import re
 from functools import partial
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from mnist_lit.command_parser import REFERENCE
 from mnist_lit.extras import require
 from mnist_lit.files import project_path
 from mnist_lit.run.restore import load_classifier
+from mnist_lit.signals import Stopped
 
 require("demo", "demo", "cv2")
 import cv2  # noqa: E402
@@ -52,7 +54,10 @@ def main(options: argparse.Namespace) -> None:
     cv2.setNumThreads(1)
     with start_server(model, options.port) as server:
         print(f"Draw a digit at http://127.0.0.1:{server.server_port} (Ctrl-C stops the server)", flush=True)
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        except Stopped as stopped:
+            os._exit(stopped.code)  # Python's own exit ends threads in C++ code, which then aborts the process
 
 
 def start_server(model: DigitClassifier, port: int) -> LocalServer:

@@ -1,0 +1,117 @@
+"""Clients that send the demo's server anything but a normal request, and a look at its process."""
+
+import contextlib
+import json
+import random
+import socket
+import struct
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from mnist_lit.command_parser import REFERENCE
+from mnist_lit.files import project_path
+from mnist_lit.photos.demo import start_server
+from mnist_lit.photos.server import LocalServer
+from mnist_lit.run.restore import load_classifier
+
+PATIENCE_S = 60
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[LocalServer]:
+    """Run the demo's server in this process."""
+    model, _ = load_classifier(project_path(REFERENCE))
+    with start_server(model, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def request(port: int, path: str, body: bytes = b"", *headers: str, method: str = "POST", length: int = -1) -> bytes:
+    """The bytes of a request; `length` is the one that it states, by default that of the body."""
+    stated = [f"Content-Length: {len(body) if length < 0 else length}"] if body or length >= 0 else []
+    return (
+        "\r\n".join([f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", *stated, *headers, "", ""]).encode() + body
+    )
+
+
+def connect(port: int, data: bytes = b"") -> socket.socket:
+    """Open a connection and send some bytes."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+    with contextlib.suppress(OSError):  # the server may have ended it already
+        connection.sendall(data)
+    return connection
+
+
+def receive(connection: socket.socket) -> bytes:
+    """All that the server sends until it closes the connection; a TimeoutError if it does not."""
+    parts = []
+    try:
+        while part := connection.recv(65536):
+            parts.append(part)
+    except ConnectionError:
+        pass
+    finally:
+        connection.close()
+    return b"".join(parts)
+
+
+def exchange(port: int, data: bytes) -> bytes:
+    """The server's answer to some bytes."""
+    return receive(connect(port, data))
+
+
+def reset(connection: socket.socket) -> None:
+    """Close a connection as a client that crashes does."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def is_read(port: int, drawing: bytes) -> bool:
+    """Whether a normal request is answered."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/drawing", drawing, timeout=PATIENCE_S) as response:
+        return len(json.load(response)["probabilities"]) == 10
+
+
+def any_bytes(generator: random.Random, port: int, bodies: list[bytes]) -> bytes:
+    """A request that is wrong in several ways, or by chance in none."""
+    choose = generator.choice
+    body = choose([b"", generator.randbytes(generator.randrange(3000)), *bodies])
+    if body and generator.random() < 0.5:  # a damaged picture
+        body = bytearray(body)
+        for _ in range(generator.randrange(1, 20)):
+            body[generator.randrange(len(body))] = generator.randrange(256)
+    lengths = ["", "0", "-1", "1e3", "7, 7", "64000001", "9" * 30, "٣", str(len(body)), str(len(body) + 1)]
+    headers = {
+        "Host": [f"127.0.0.1:{port}", f"localhost:{port}", "elsewhere.example", ""],
+        "Content-Length": lengths,
+        "Transfer-Encoding": ["chunked", "gzip"],
+        "Origin": [f"http://127.0.0.1:{port}", "null", "http://elsewhere.example"],
+        "Expect": ["100-continue", "7"],
+        "Connection": ["keep-alive", "close"],
+        generator.randbytes(9).hex() * choose([1, 4000]): ["x" * choose([1, 70_000])],
+    }
+    weights = [8, 6, 1, 1, 1, 1, 1]
+    names = generator.choices(list(headers), weights, k=choose([0, 1, 2, 3, 5, 120]))
+    lines = [f"{name}: {choose(headers[name])}" for name in names]
+    if generator.random() < 0.5:  # else hardly any picture would be decoded
+        lines = [f"Host: 127.0.0.1:{port}", f"Content-Length: {len(body)}"]
+    method = choose(["GET", "POST", "POST", "POST", "PUT", "HEAD", "OPTIONS", "get", ""])
+    path = choose(["/drawing", "/photo", "/", "/../..", "http://127.0.0.1/", "*", "/" + "a" * choose([1, 70_000])])
+    version = choose(["HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/x", ""])
+    data = choose(["\r\n", "\r\n", "\n"]).join([f"{method} {path} {version}", *lines, "", ""]).encode() + bytes(body)
+    if generator.random() < 0.1:
+        data = generator.randbytes(generator.randrange(5000))
+    return data * choose([1, 1, 1, 1, 3])
+
+
+def status(pid: int, name: str) -> int:
+    """A figure of a process on Linux, such as its Threads or VmHWM, its largest memory so far in kB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
