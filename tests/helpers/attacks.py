@@ -84,9 +84,10 @@ def any_bytes(generator: random.Random, port: int, bodies: list[bytes]) -> bytes
     choose = generator.choice
     body = choose([b"", generator.randbytes(generator.randrange(3000)), *bodies])
     if body and generator.random() < 0.5:  # a damaged picture
-        body = bytearray(body)
+        damaged = bytearray(body)
         for _ in range(generator.randrange(1, 20)):
-            body[generator.randrange(len(body))] = generator.randrange(256)
+            damaged[generator.randrange(len(body))] = generator.randrange(256)
+        body = bytes(damaged)
     lengths = ["", "0", "-1", "1e3", "7, 7", "64000001", "9" * 30, "٣", str(len(body)), str(len(body) + 1)]
     headers = {
         "Host": [f"127.0.0.1:{port}", f"localhost:{port}", "elsewhere.example", ""],
