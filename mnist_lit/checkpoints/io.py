@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mnist_lit import UserError
+from mnist_lit.checkpoints.trust import is_plain
 from mnist_lit.files import write_atomically
 
 SETTINGS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
@@ -97,10 +98,22 @@ def load_exactly(path: str | Path) -> dict[str, Any]:
         not isinstance(checkpoint, dict)
         or not {"state_dict", "global_step"} <= checkpoint.keys()
         or not all(isinstance(checkpoint.get(key, kind()), kind) for key, kind in types.items())
-        or not all(isinstance(weights, torch.Tensor) for weights in checkpoint["state_dict"].values())
+        or not all(isinstance(name, str) and _is_dense(weights) for name, weights in checkpoint["state_dict"].items())
     ):
         raise UserError(f"{path} is not a checkpoint that mnist-lit has saved.")
+    if not all(is_plain(checkpoint.get(key)) for key in SETTINGS.values()):
+        raise UserError(f"{path} was not saved by mnist-lit: its settings are not plain values, or too many.")
     return {key: value for key, value in checkpoint.items() if key not in LEGACY_SETTINGS}
+
+
+def _is_dense(weights: Any) -> bool:
+    """Whether weights are a tensor with values in memory; a file can also hold quantized, sparse and empty ones."""
+    return (
+        type(weights) in (torch.Tensor, torch.nn.Parameter)
+        and weights.layout is torch.strided
+        and weights.device.type == "cpu"
+        and not weights.is_quantized
+    )
 
 
 def _unpickle(content: bytes) -> Any:
@@ -116,10 +129,12 @@ def _unpickle(content: bytes) -> Any:
 def unpack_safetensors(content: bytes) -> dict[str, Any]:
     """The checkpoint in a published safetensors file, whose metadata hold the settings and a SHA-256 of everything."""
     header, data = split_header(content)
-    metadata = header["__metadata__"]
+    metadata = header.pop("__metadata__")
     if hashlib.sha256(metadata["mnist_lit"].encode() + data).hexdigest() != metadata["sha256"]:
         raise ValueError("the SHA-256 differs")
     checkpoint: dict[str, Any] = json.loads(metadata["mnist_lit"])
+    if checkpoint.pop("tensors", header) != header:  # files of earlier versions have no copy of their header
+        raise ValueError("the names or shapes differ")
     return checkpoint | {"state_dict": safetensors.torch.load(content)}
 
 

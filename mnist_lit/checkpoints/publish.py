@@ -27,7 +27,7 @@ def pack_safetensors(checkpoint: dict[str, Any]) -> bytes:
     """The weights and settings of a checkpoint as a safetensors file, without the state that resuming needs."""
     weights = {name: tensor.contiguous().clone() for name, tensor in checkpoint["state_dict"].items()}
     keys = ("global_step", "pytorch-lightning_version", *SETTINGS.values())
-    text = json.dumps({key: checkpoint[key] for key in keys if key in checkpoint})
-    _, data = split_header(safetensors.torch.save(weights))
+    tensors, data = split_header(safetensors.torch.save(weights))
+    text = json.dumps({key: checkpoint[key] for key in keys if key in checkpoint} | {"tensors": tensors})
     checksum = hashlib.sha256(text.encode() + data).hexdigest()
     return safetensors.torch.save(weights, {"format": "pt", "mnist_lit": text, "sha256": checksum})

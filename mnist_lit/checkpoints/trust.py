@@ -1,5 +1,6 @@
-"""Which classes a file from somebody else may name: importing a class runs the code of its module."""
+"""What a file from somebody else may hold: few plain values, and names of classes that may be imported."""
 
+import datetime
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,32 @@ from typing import Any
 TRUSTED_MODULES = ("mnist_lit.backbones", "mnist_lit.augment", "torch.nn", "torchvision.ops")
 """Modules whose classes a checkpoint may always name. Other parts of torch and torchvision can run code or download
 files that their arguments name."""
+
+MAX_VALUES = 10_000
+"""Most values in the settings of a checkpoint or in a recipe; those of a run have about 150."""
+
+MAX_DEPTH = 50
+"""Most levels of nested settings."""
+
+
+def is_plain(settings: Any) -> bool:
+    """Whether nested settings hold only plain values, and not too many.
+
+    Pickle and YAML can repeat a part many times or within itself, so a small file can hold billions of values.
+    """
+    left = [(settings, 0)]
+    for _ in range(MAX_VALUES):
+        if not left:
+            return True
+        value, depth = left.pop()
+        if isinstance(value, dict | list | tuple):
+            inner = [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
+            if depth == MAX_DEPTH or len(inner) > MAX_VALUES:
+                return False
+            left += [(one, depth + 1) for one in inner]
+        elif value is not None and not isinstance(value, str | int | float | datetime.date):  # YAML has dates
+            return False
+    return False
 
 
 def foreign_modules(settings: Any) -> set[str]:

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -59,8 +60,10 @@ def _read(folder: Path, name: str) -> Tensor:
     path = _find(folder, name)
     if path is None:
         raise UserError(f"{name} is missing in {folder}.")
+    limit = max(file.size for file in OFFICIAL.values())
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(limit + 1)  # one byte more shows that the file is too long, without unpacking a bomb
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _not_official(path, f"it does not unpack: {error}") from error
     except OSError as error:
@@ -71,7 +74,8 @@ def _read(folder: Path, name: str) -> Tensor:
     if other and other != name:
         raise _not_official(path, f"it is {other}")
     if len(content) != official.size:
-        raise _not_official(path, f"it has {len(content):,} bytes, the official file has {official.size:,}")
+        size = f"more than {limit:,}" if len(content) > limit else f"{len(content):,}"
+        raise _not_official(path, f"it has {size} bytes, the official file has {official.size:,}")
     magic, *shape = np.frombuffer(content, dtype=">i4", count=1 + axes).tolist()
     if magic != 0x800 + axes:  # 8: unsigned bytes; then the number of axes
         raise _not_official(path, f"it starts with {magic}, not with the magic number {0x800 + axes}")
@@ -153,14 +157,20 @@ def _fetch(address: str, max_size: int) -> bytes:
     return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(max_size)
 
 
+_new_md5 = partial(hashlib.md5, usedforsecurity=False)
+
+
 def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+    return _new_md5(content).hexdigest()
 
 
 def _other_dataset(path: Path) -> str | None:
     """The dataset whose files have MNIST's names, if the file, or the .gz that torchvision leaves beside it, is one."""
     archives = [file for file in (path, path.with_name(f"{path.name}.gz")) if file.suffix == ".gz" and file.is_file()]
-    found = {_md5(file.read_bytes()) for file in archives}
+    found = set()
+    for archive in archives:
+        with archive.open("rb") as file:
+            found.add(hashlib.file_digest(file, _new_md5).hexdigest())
     for dataset in (FashionMNIST, KMNIST):
         if found & {md5 for _, md5 in dataset.resources} or dataset.__name__ in path.parts:
             return f"{path.name.removesuffix('.gz')} of {dataset.__name__}"

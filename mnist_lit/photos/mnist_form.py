@@ -41,7 +41,8 @@ def drawing_to_digit(image: Image.Image) -> Array:
         UnreadableError: The drawing is blank.
     """
     gray = np.asarray(image.convert("L"))
-    return to_mnist_form(1 - _crop(gray, gray < 128, BLANK) / 255, threshold=0.5)
+    ink = 1 - _crop(gray, gray < 128, BLANK).astype(np.float32) / 255
+    return to_mnist_form(ink, threshold=0.5)
 
 
 def to_mnist_form(ink: Array, threshold: float) -> Array:

@@ -9,6 +9,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mnist_lit import printable
+
 FORMATS = (
     *("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "ICNS"),
     *("PCX", "PSD", "QOI", "SGI"),
@@ -23,6 +25,9 @@ WORKING_SIZE = (280, 1000)
 
 class UnreadableError(Exception):
     """A picture in which no digit can be read; the message gives the reason in a few words."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(printable(reason))
 
 
 @contextlib.contextmanager
@@ -59,28 +64,24 @@ def open_picture(file: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.I
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode of Pillow's to RGB, where `Image.convert` alone would lose the digit.
-
-    Works in place, because a picture of 50 megapixels would otherwise need more than 1 GB.
-    """
+    """Convert any mode of Pillow's to RGB, where `Image.convert` alone would lose the digit."""
     if image.mode.startswith(("I", "F")):  # more than 8 bits, which Pillow would clip at 255
-        values = np.array(image, dtype=np.float64)
-        np.nan_to_num(values, copy=False)
-        low, high = values.min(), values.max()
+        values = np.array(image, dtype=np.float32)  # changed in place: a large picture has 200 MB
+        np.nan_to_num(values, copy=False, posinf=0, neginf=0)
+        low, high = float(values.min()), float(values.max())
         values -= low
-        values /= max(high - low, 1e-9)
-        values *= 255
+        values *= 255 / max(high - low, 1e-9)
         image = Image.fromarray(values.astype(np.uint8))
     if image.has_transparency_data:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        alpha = image.getchannel("A")
-        if alpha.getextrema() == (255, 255):  # as in a drawing of the demo, which should be fast
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() == (255, 255):  # as in a drawing of the demo, which should be fast
             return image.convert("RGB")
-        counts = np.reshape(image.histogram(alpha.point([0] * 128 + [255] * 128)), (4, 256))[:3].cumsum(axis=1)
-        if opaque := int(counts[0, -1]):
-            middle = ((opaque - 1) // 2, opaque // 2)
-            color = np.array([count.searchsorted(middle, "right").mean() for count in counts])  # medians
-            if opaque <= 0.6 * alpha.width * alpha.height:  # ink without paper: add white paper, or a black board
-                color = np.full(3, 255 if color.mean() < 128 else 0)  # behind light ink
+        size = [min(side, WORKING_SIZE[1]) for side in image.size]
+        pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST))  # a sample of a large picture
+        opaque = pixels[..., 3] > 127
+        if opaque.any():
+            color = np.median(pixels[opaque][:, :3], axis=0)
+            if opaque.mean() <= 0.6:  # ink without paper: add white paper, or a black board behind light ink
+                color = np.full(3, 255 if color.mean() < 128 else 0)
             image = Image.alpha_composite(Image.new("RGBA", image.size, (*map(int, color), 255)), image)
     return image.convert("RGB")

@@ -1,10 +1,14 @@
 """Build the classifier of a checkpoint."""
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mnist_lit import UserError
 from mnist_lit.checkpoints.io import load, settings
@@ -37,18 +41,58 @@ def load_classifier(path: str | Path, trust: Collection[str] = ()) -> tuple[Digi
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DigitClassifier, "model")
-    with limit_imports(trust):
-        try:
-            model = parser.instantiate(parser.parse_object({"model": given["model"]})).model
-        except Exception as error:  # any class may raise any error for the arguments in the file
-            denied = DENIED.search(str(error))
-            if denied:
-                raise UserError(refusal(path, denied[1])) from error
-            raise UserError(f"{path} does not fit its classes: {' '.join(str(error).split())}") from error
-    assert isinstance(model, DigitClassifier)
+    with limit_imports(trust), _report_misfit(path), LimitedMemory(checkpoint):
+        model: DigitClassifier = parser.instantiate(parser.parse_object({"model": given["model"]})).model
     check_weights(model, checkpoint)
-    model.load_state_dict(checkpoint["state_dict"])
-    return model.eval(), given["data"]
+    with _report_misfit(path), LimitedMemory(checkpoint):
+        model.load_state_dict(checkpoint["state_dict"])
+        _check_output(model.eval())
+    return model, given["data"]
+
+
+@contextlib.contextmanager
+def _report_misfit(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # any class may raise any error for the arguments in the file
+        denied = DENIED.search(str(error))
+        if denied:
+            raise UserError(refusal(path, denied[1])) from error
+        raise UserError(f"{path} does not fit its classes: {' '.join(str(error).split())}") from error
+
+
+class LimitedMemory(TorchFunctionMode):
+    """Stop classes from a file that need far more memory or steps than its weights suggest: a number may be huge."""
+
+    def __init__(self, checkpoint: dict[str, Any]) -> None:
+        super().__init__()
+        # each initial value is counted several times
+        self.bytes_left = 2**29 + 20 * sum(weights.nbytes for weights in checkpoint["state_dict"].values())
+        self.calls_left = 2_000 + 100 * len(checkpoint["state_dict"])
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls_left -= 1
+        self.bytes_left -= result.nbytes if isinstance(result, Tensor) else 0
+        if min(self.calls_left, self.bytes_left) < 0:
+            raise MemoryError("the network is much larger than its weights")
+        return result
+
+
+@torch.inference_mode()
+def _check_output(model: DigitClassifier) -> None:
+    """Check that a classifier gives ten logits for an image; whatever its network raises is raised."""
+    size = model.hparams["image_size"]
+    on_meta = {name: weights.to("meta") for name, weights in model.backbone.state_dict().items()}
+    try:  # computes sizes without allocating them
+        torch.func.functional_call(model.backbone, on_meta, torch.zeros(1, 1, size, size, device="meta"))
+    except MemoryError:
+        raise
+    except Exception:  # not every network can
+        pass
+    logits = model(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    if not isinstance(logits, Tensor) or logits.shape != (1, 10):
+        raise ValueError(f"{type(model.backbone).__name__} does not give ten logits per image")
 
 
 def check_weights(model: DigitClassifier, checkpoint: dict[str, Any]) -> None:

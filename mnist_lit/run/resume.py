@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -14,7 +13,8 @@ from mnist_lit import UserError
 from mnist_lit.checkpoints.io import load, remove_old, settings
 from mnist_lit.checkpoints.trust import foreign_modules
 from mnist_lit.files import LOGS
-from mnist_lit.run.options import duration_s
+from mnist_lit.run.options import duration_s, read_recipe
+from mnist_lit.run.restore import LimitedMemory
 
 
 class Restored(NamedTuple):
@@ -65,8 +65,8 @@ def restore(command: str, options: Namespace, path: Path, backbone: str | None) 
     unknown = config["model"].keys() - vars(options.model).keys()
     if unknown:
         raise UserError(
-            f"{path} was saved by another version of mnist-lit, which had --model.{min(unknown)}: use that version, or "
-            "train again."
+            f"{path} was saved by another version of mnist-lit, which had --model.{min(map(str, unknown))}: use "
+            "that version, or train again."
         )
     if not config["model"].get("backbone"):  # the classifier was built in Python
         if backbone is None:
@@ -102,7 +102,8 @@ def report_misfit(restored: Restored | None) -> Iterator[None]:
         UserError: They cannot.
     """
     try:
-        yield
+        with LimitedMemory(restored.checkpoint) if restored else contextlib.nullcontext():
+            yield
     except (UserError, MisconfigurationException):
         raise
     except Exception as error:  # any class may raise any error for the arguments in the file
@@ -112,10 +113,7 @@ def report_misfit(restored: Restored | None) -> Iterator[None]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is not a recipe: it may hold only plain values.") from error
+    config = read_recipe(path)
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a recipe: it must map options to values.")
     for part in ("model", "data"):
@@ -129,12 +127,16 @@ def _continue_logs(given: Any, run_folder: Path, step: int) -> None:
     loggers = given if isinstance(given, list) else [given]
     for number, logger in enumerate(logger for logger in loggers if isinstance(logger, dict)):
         if str(logger.get("class_path")).endswith((".CSVLogger", ".TensorBoardLogger")):
-            options = logger.setdefault("init_args", {})
+            options = logger["init_args"] = _mapping(logger.get("init_args"))
             if number == 0:  # the folder of the first logger is the run's
                 options |= {"save_dir": str(run_folder.parent), "name": ""}
             options["version"] = run_folder.name
             if str(logger["class_path"]).endswith(".TensorBoardLogger"):
-                logger["dict_kwargs"] = (logger.get("dict_kwargs") or {}) | {"purge_step": step}
+                logger["dict_kwargs"] = _mapping(logger.get("dict_kwargs")) | {"purge_step": step}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def changed_options(original: Namespace, options: Namespace, checkpoint: dict[str, Any]) -> list[str]:

@@ -2,17 +2,22 @@
 
 import random
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.bare import fit, loader
 from helpers.commands import LAST, REFERENCE, Main, error_line
 from helpers.processes import FULL, begin, kill, wait_until
 from helpers.runs import differences
 
 from mnist_lit import UserError
+from mnist_lit.backbones import DS_CNN_V2
 from mnist_lit.checkpoints.io import AtomicCheckpointIO, load
+from mnist_lit.checkpoints.publish import pack_safetensors
+from mnist_lit.classifier import DigitClassifier
 
 SAVES = 200 if FULL else 20
 
@@ -68,25 +73,40 @@ def corrupt(content: bytes, chance: random.Random, truncate: bool) -> bytes:
     return bytes(damaged)
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("network", ["ds_cnn_v1", "ds_cnn_v2", "ds_cnn_v3"])
-def test_corruption_is_detected_or_harmless(network: str, count: int, tmp_path: Path) -> None:
-    content = (REFERENCE / network / "checkpoints/last.ckpt").read_bytes()
-    path, chance, detected = tmp_path / "last.ckpt", random.Random(count), 0
-    path.write_bytes(content)
-    expected = load(path)
-    for number in range(count):
-        is_truncated = number % 2 == 0
+def saved_file(source: str, folder: Path) -> Path:
+    """A checkpoint of a tracked run, the published one of such a run, or one that a bare Trainer has saved."""
+    if source == "published":
+        path = folder / "a.safetensors"
+        path.write_bytes(pack_safetensors(load(REFERENCE / "ds_cnn_v2/checkpoints/last.ckpt")))
+    elif source == "bare Trainer":
+        path = folder / "a.ckpt"
+        images, labels = torch.zeros(20, 1, 28, 28, dtype=torch.uint8), torch.arange(20) % 10
+        with warnings.catch_warnings(action="ignore"):  # Lightning's, of few batches
+            fit(DigitClassifier(DS_CNN_V2()), loader(images, labels)).save_checkpoint(path)
+    else:
+        path = folder / "last.ckpt"
+        path.write_bytes((REFERENCE / source / "checkpoints/last.ckpt").read_bytes())
+    return path
+
+
+@pytest.mark.parametrize(("flips", "cuts"), [(20, 10), pytest.param(1000, 300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("source", ["ds_cnn_v1", "ds_cnn_v2", "ds_cnn_v3", "published", "bare Trainer"])
+def test_corruption_is_detected_or_harmless(source: str, flips: int, cuts: int, tmp_path: Path) -> None:
+    path = saved_file(source, tmp_path)
+    content, expected = path.read_bytes(), load(path)
+    chance, detected = random.Random(flips), 0
+    for number in range(flips + cuts):
+        is_truncated = number < cuts
         path.write_bytes(corrupt(content, chance, is_truncated))
         try:
             loaded = load(path)
         except UserError as error:
-            assert "last.ckpt is not a checkpoint: it is damaged" in str(error)  # noqa: PT017
+            assert f"{path.name} is not a checkpoint" in str(error)  # noqa: PT017
             detected += 1
         else:
             assert not is_truncated
             assert differences(loaded, expected) == []
-    assert detected > 0.8 * count
+    assert detected > 0.8 * (flips + cuts)
 
 
 def test_whole_checkpoint_replaces_a_corrupt_one(main: Main, capsys: pytest.CaptureFixture[str]) -> None:

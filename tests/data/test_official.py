@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,17 @@ def test_folder_of_torchvision_names_its_dataset(tiny_mnist: Path, tmp_path: Pat
     images.write_bytes(gzip.compress(gzip.decompress(images.read_bytes())[:-1] + b"\1"))
     with pytest.raises(UserError, match="it is t10k-images-idx3-ubyte of FashionMNIST"):
         official.read_part(folder, "test")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_bomb_is_not_unpacked(tiny_mnist: Path, tmp_path: Path, suffix: str) -> None:
+    for path in unpack(tiny_mnist, tmp_path):
+        path.unlink()
+        bomb = gzip.compress(bytes(2**24)) * 8 if suffix else bytes(2**27)
+        path.with_name(f"{path.name}{suffix}").write_bytes(bomb)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"more than [\d,]+ bytes"):
+        official.read_part(tmp_path, "test")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**23

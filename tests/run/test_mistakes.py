@@ -56,9 +56,9 @@ MISTAKES = [
     ("fit --trainer.strategy=foo", "--trainer: You selected an invalid strategy"),
     ("fit --trainer.val_check_interval=1000", "--trainer.val_check_interval (1000) must be less than or equal to"),
     ("fit --seed_everything=-1", "--seed_everything must be from 0 to 4294967295"),
-    ("fit --config=data/MNIST/raw/t10k-images-idx3-ubyte.gz", "--config"),
+    ("fit --config=data/MNIST/raw/t10k-images-idx3-ubyte.gz", "is not a recipe"),
     ("fit --config=nowhere.yaml", "--config: File does not exist"),
-    ("fit --config=broken.yaml", "Problems parsing config"),
+    ("fit --config=broken.yaml", "broken.yaml is not a recipe"),
     ("fit --config=unknown.yaml", "model.lrr"),
     ("fit --ckpt_path=last", "mnist-lit fit"),
     ("fit --data.data_dir=data/MNIST/raw/t10k-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"),
@@ -144,3 +144,25 @@ def test_missing_package_is_one_line(main: Main, capsys: pytest.CaptureFixture[s
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is available")
 def test_missing_gpu_is_one_line(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--trainer.accelerator gpu" in error_line(main, "fit --trainer.accelerator=gpu", capsys)
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 50))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            BOMB,
+            "model: &a [*a]",
+            "model: " + "[" * 3000,
+            "model: {a: " * 60 + "1" + "}" * 60,
+            "data: {data_dir: 2024-99-99}",
+        ),
+        *("seed_everything: " + "9" * 5000, "model: {lr: !!int ''}", "? [a]\n: 1", "x: " + "y" * 100_000),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_recipe_that_is_no_small_tree_is_one_line(main: Main, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    Path("bad.yaml").write_text(text)
+    assert "bad.yaml is not a recipe" in error_line(main, "fit --config bad.yaml", capsys)
