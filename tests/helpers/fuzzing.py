@@ -132,8 +132,9 @@ def _fuzz(prepare: Callable[[Path], Fuzz], folder: Path, out: Path, err: Path, f
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
+    deadline = time.monotonic() + SECONDS
     for number in itertools.count():  # hypothesis has no limit of time
-        if time.monotonic() > started_at + SECONDS:
+        if time.monotonic() > deadline:
             break
         seed(number)(quiet(given(kind.examples)(check)))()
     figures.write_text(
