@@ -108,6 +108,9 @@ def check_options(options: Namespace) -> None:
     Raises:
         UserError: A number is out of range, or the accelerator does not exist or is not available.
     """
+    for group in _GROUPS:
+        if not isinstance(options.get(group), Namespace):  # a recipe may say `trainer: null`
+            raise UserError(f"--{group} must map options to values, not be {options.get(group)}.")
     for key, (low, high, bounds) in _BOUNDS.items():
         value = options[key]
         if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:

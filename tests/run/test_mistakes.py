@@ -7,6 +7,8 @@ import pytest
 import torch
 from helpers.commands import WATCH_TEST, Main, error_line, names
 
+from mnist_lit import cli
+
 PLATEAU = "fit --model.schedule=plateau"
 ACCUMULATE = "trainer: {callbacks: {class_path: GradientAccumulationScheduler, init_args: {scheduling: {1: 2}}}}"
 MISTAKES = [
@@ -166,3 +168,12 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for 
 def test_recipe_that_is_no_small_tree_is_one_line(main: Main, capsys: pytest.CaptureFixture[str], text: str) -> None:
     Path("bad.yaml").write_text(text)
     assert "bad.yaml is not a recipe" in error_line(main, "fit --config bad.yaml", capsys)
+
+
+@pytest.mark.usefixtures("main")
+@pytest.mark.parametrize("group", ["data", "trainer"])
+def test_group_without_options_is_one_line(capsys: pytest.CaptureFixture[str], group: str) -> None:
+    Path("bad.yaml").write_text(f"{group}: null")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["fit", "--config=bad.yaml"])
+    assert f"--{group} must map options to values" in str(end.value.code) + capsys.readouterr().err
