@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 
 from mnist_lit import UserError
+from mnist_lit.run.options import read_recipe
 
 
 def new_job_folder(runs: Path) -> Path | None:
@@ -41,7 +41,7 @@ def requeued_checkpoint(runs: Path, config: Mapping[str, Any]) -> Path | None:
     name = f"job_{SLURMEnvironment.job_id()}"
     for folder in sorted([*runs.glob(name), *runs.glob(f"{name}_*")]):
         file, last = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
-        if last.exists() and file.exists() and yaml.safe_load(file.read_text()) == config:
+        if last.exists() and file.exists() and read_recipe(file) == config:
             return last
     return None
 
