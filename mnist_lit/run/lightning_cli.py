@@ -110,9 +110,10 @@ class DigitCLI(LightningCLI):
             UserError: An option is out of range, or the checkpoint cannot be used for this command.
         """
         without_print = [arg for arg in args if arg.partition("=")[0] != "--print_config"]
+        prints = args != without_print
         super().parse_arguments(parser, without_print)
         command, options = self.config.subcommand, self.config[self.config.subcommand]
-        if options.ckpt_path is None and args != without_print:
+        if options.ckpt_path is None and prints:
             super().parse_arguments(parser, args)  # prints the configuration and exits
         check_options(options)
         requeued = self._requeued() if command == "fit" and options.ckpt_path is None else None
@@ -121,13 +122,11 @@ class DigitCLI(LightningCLI):
                 raise UserError(f"{command} needs --ckpt_path: a file, or `last` or `best` of the newest run.")
             return
         backbone = options.model.backbone.class_path if self.names_backbone else None
-        with contextlib.redirect_stdout(sys.stderr if args != without_print else sys.stdout):
-            if requeued:
-                rank_zero_only(print)(f"Resuming the SLURM job from {requeued}")
+        with contextlib.redirect_stdout(sys.stderr if prints else sys.stdout):
             path = requeued or find_checkpoint(options.ckpt_path, self.logs, backbone, to_resume=command == "fit")
             folder = resume.run_folder(path)
-            if command == "fit" and folder:
-                self._lock(folder)
+            if command == "fit" and folder and not prints:
+                self._lock(folder)  # before the checkpoint is loaded, which another process may still replace
             self.restored = restored = resume.restore(command, options, path, backbone)
         self.run_folder = folder or self.run_folder
         self.contexts.enter_context(workarounds.limit_imports(restored.trusted))
@@ -152,8 +151,11 @@ class DigitCLI(LightningCLI):
         """The checkpoint of this run if it belongs to a SLURM job that was requeued."""
         command = self.config.subcommand
         options = self.config[command]
-        runs = components.runs_folder(options, self.logs)
-        return slurm.requeued_checkpoint(runs, yaml.safe_load(self._parser(command).dump(options, skip_none=False)))
+        config = yaml.safe_load(self._parser(command).dump(options, skip_none=False))
+        path = slurm.requeued_checkpoint(components.runs_folder(options, self.logs), config)
+        if path:
+            rank_zero_only(print)(f"Resuming the SLURM job from {path}")
+        return path
 
     def _lock(self, folder: Path) -> None:
         """Let no other process train in the folder of this run, until this one ends."""
