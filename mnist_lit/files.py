@@ -99,6 +99,12 @@ def new_version(parent: Path) -> int:
     return number
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder if nothing is in it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 @contextlib.contextmanager
 def lock_folder(folder: Path, timeout_s: float = -1) -> Iterator[None]:
     """Lock a folder for one process. The lock ends with the context or with the process, however it ends.

@@ -63,10 +63,11 @@ class _Signals:
                 number = int.from_bytes(reader.recv(1))
             except TimeoutError:
                 reader.settimeout(None)
-                if not self.first:  # the main thread waits in C code, such as for the other processes of a run
-                    self.exit(first)
                 if self.is_deferred:
-                    os.write(2, SLOW)
+                    with contextlib.suppress(OSError):  # nobody reads it
+                        os.write(2, SLOW)
+                elif not self.first:  # the main thread waits in C code, such as for the other processes of a run
+                    self.exit(first)
                 continue
             if not number:
                 return
@@ -77,9 +78,11 @@ class _Signals:
                 self.exit(number)
 
     def exit(self, number: int) -> None:
-        for child in self.children():
-            child.kill()
-        os._exit(128 + number)
+        try:
+            for child in self.children():
+                child.kill()
+        finally:
+            os._exit(128 + number)
 
 
 _IDLE = _signals = _Signals()
@@ -90,27 +93,34 @@ def stop_on_signals() -> Iterator[None]:
     """Raise Stopped on SIGTERM and Ctrl-C: at once, or where `stop_if_signaled` is called after `defer_signals`.
 
     Lightning (2.6.6) reacts to SIGTERM at the end of a training batch, or never in other commands, and exits with 0.
+
+    Raises:
+        Stopped: A signal has arrived.
     """
     global _signals
     if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
-    before, _signals = _signals, _Signals()
+    before, own = _signals, _Signals()
     numbers = [signal.SIGTERM, signal.SIGINT]
     if "SLURM_JOB_ID" in os.environ:
         numbers.append(signal.SIGUSR1)  # with a handler, so that Lightning installs none
+    handlers = {number: signal.getsignal(number) for number in numbers}
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    thread = threading.Thread(target=_signals.watch, args=[reader], daemon=True)
+    thread = threading.Thread(target=own.watch, args=[reader], daemon=True)
     thread.start()
     earlier = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    handlers = {number: signal.signal(number, _signals.handle) for number in numbers}
+    _signals = own
     try:
+        for number in numbers:
+            signal.signal(number, own.handle)
         yield
     except SystemExit:
-        _signals.stop()  # Ray (2.60) replaces what is raised while it waits by an exit code of 1
+        own.stop()  # Ray (2.60) replaces what is raised while it waits by an exit code of 1
         raise
     finally:
+        own.is_deferred = True  # until the end of this block
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(earlier)
@@ -119,6 +129,7 @@ def stop_on_signals() -> Iterator[None]:
         reader.close()
         writer.close()
         _signals = before
+    own.stop()  # also if a library has caught Stopped
 
 
 @contextlib.contextmanager
@@ -126,6 +137,9 @@ def stop_after_batches() -> Iterator[None]:
     """End what `defer_signals` has begun, and raise Stopped if a signal has been recorded.
 
     Also in place of an error: another process that has received the same signal may have caused it.
+
+    Raises:
+        Stopped: A signal has been recorded.
     """
     try:
         yield
@@ -134,6 +148,7 @@ def stop_after_batches() -> Iterator[None]:
         raise
     finally:
         _signals.is_deferred = False
+        _signals.children = list
     _signals.stop()
 
 

@@ -126,6 +126,10 @@ def _record_network(trainer: Trainer, model: DigitClassifier, logger: TensorBoar
         logger.experiment.add_graph(_traced(model), model.example_input_array)
 
 
+_TRACED: dict[str, torch.jit.ScriptModule] = {}
+"""Traces by the structure of the network."""
+
+
 def _traced(model: DigitClassifier) -> torch.jit.ScriptModule:
     """The network of a classifier, traced once a process, because torch (2.15) never frees the memory of a trace."""
     network = nn.Sequential()
@@ -139,10 +143,6 @@ def _traced(model: DigitClassifier) -> torch.jit.ScriptModule:
         trace: Any = torch.jit.trace
         _TRACED[structure] = trace(copied, model.example_input_array, check_trace=False)  # the check takes 11 MB more
     return _TRACED[structure]
-
-
-_TRACED: dict[str, torch.jit.ScriptModule] = {}
-"""Traces by the structure of the network."""
 
 
 def hyperparameters(trainer: Trainer, model: DigitClassifier) -> dict[str, str]:

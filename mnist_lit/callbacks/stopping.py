@@ -35,10 +35,19 @@ class SlurmRequeue(Callback):
 
     Lightning (2.6.6) saves the state of this step instead, inside the signal handler, which may wait for ever. A run
     resumed in the middle of an epoch would also see some images twice and others not at all.
+
+    Args:
+        can_resume: Whether a requeued job would find this run.
     """
+
+    def __init__(self, can_resume: bool) -> None:
+        self.can_resume = can_resume
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if not wants_requeue() or not trainer.is_global_zero:
+            return
+        if not self.can_resume:
+            print("The SLURM job is not requeued: only a fit with the default logger and checkpoints could resume.")
             return
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]

@@ -98,8 +98,8 @@ def train_and_measure(folder: Path, run: Run, callbacks: Sequence[Callback] = ()
     """
     own_folder = run.folder(folder)
     own_folder.mkdir(parents=True, exist_ok=True)
-    # a worker may survive its killed comparison and still write here
-    with files.lock_folder(own_folder, files.LOCK_TIMEOUT_S):
+    # another comparison may have been resumed, too; a worker may survive its killed comparison and still write here
+    with files.lock_folder(own_folder):
         if saved := load_result(folder, run):
             return saved
         for path in own_folder.iterdir():

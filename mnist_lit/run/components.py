@@ -29,7 +29,7 @@ from mnist_lit.callbacks.watch_test import WatchTest
 from mnist_lit.checkpoints.io import AtomicCheckpointIO
 from mnist_lit.files import new_version
 from mnist_lit.run.overhead import NoProfiler
-from mnist_lit.run.slurm import check_job_states, new_job_folder
+from mnist_lit.run.slurm import can_resume, check_job_states, new_job_folder
 
 
 def new_run_folder(options: Namespace, logs: Path, folder: Path | None, resumes: bool) -> Path | None:
@@ -109,12 +109,12 @@ def command_callbacks(
     callbacks += [FitFigures(), PreparedImages(), RandomState(), PlateauStep(), DivergenceStop()]
     if options.watch_test:
         callbacks.append(WatchTest())
-    if SLURMEnvironment.detect():
-        callbacks.append(SlurmRequeue())
     if logger:
         callbacks.append(LearningRateMonitor(logging_interval="step"))
     if (logger or trainer.enable_checkpointing) and trainer.enable_checkpointing is not False:
         callbacks += [RunCheckpoint("best", monitor="accuracy/val"), RunCheckpoint("last")]
+    if SLURMEnvironment.detect():
+        callbacks.append(SlurmRequeue(can_resume(folder, callbacks)))
     return callbacks
 
 

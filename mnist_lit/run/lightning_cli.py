@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from subprocess import TimeoutExpired
@@ -21,9 +22,10 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.command_parser import TRUST
 from mnist_lit.commands import LIGHTNING_HELP
 from mnist_lit.data.datamodule import MNISTDataModule
-from mnist_lit.files import LOGS, expand
+from mnist_lit.files import LOGS, expand, remove_if_empty
 from mnist_lit.run import components, hints, overhead, resume, slurm, workarounds
-from mnist_lit.run.options import Parser, check_options, names_backbone, report_errors
+from mnist_lit.run.options import Parser, check_options, report_errors
+from mnist_lit.run.recipe import names_backbone
 from mnist_lit.run.restore import check_weights
 from mnist_lit.signals import Stopped, kill_at_exit, stop_after_batches
 
@@ -36,12 +38,15 @@ CHILD_TIMEOUT_S = 60
 
 def main(args: list[str]) -> None:
     """Run a command line: "fit", "validate", "test" or "predict", and its options."""
-    cli = run(args, print_next=True)
-    for child in child_processes(cli.trainer):
-        try:
-            child.wait(CHILD_TIMEOUT_S)
-        except TimeoutExpired:
-            child.kill()
+    children = child_processes(run(args, print_next=True).trainer)
+    deadline = time.monotonic() + CHILD_TIMEOUT_S
+    try:
+        for child in children:
+            with contextlib.suppress(TimeoutExpired):
+                child.wait(max(deadline - time.monotonic(), 0))
+    finally:
+        for child in children:
+            child.kill()  # does nothing if it has ended
 
 
 def run(
@@ -144,14 +149,14 @@ class DigitCLI(LightningCLI):
             except resume.FinishedError as error:
                 if not requeued:
                     raise
-                print(error)  # another run of the job was interrupted
+                rank_zero_only(print)("This run has finished.")  # another run of the job was interrupted
                 raise SystemExit(0) from error
 
     def _requeued(self) -> Path | None:
         """The checkpoint of this run if it belongs to a SLURM job that was requeued."""
         command = self.config.subcommand
         options = self.config[command]
-        config = yaml.safe_load(self._parser(command).dump(options, skip_none=False))
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[command]
         path = slurm.requeued_checkpoint(components.runs_folder(options, self.logs), config)
         if path:
             rank_zero_only(print)(f"Resuming the SLURM job from {path}")
@@ -200,22 +205,15 @@ class DigitCLI(LightningCLI):
         record = RunRecord(folder for folder in folders if folder == new_folder or not folder.exists())
         callbacks = [*components.user_callbacks(command, options), *self.extra_callbacks]
         callbacks += [*components.guards(command), record, SyncProcesses(), StopAfterBatch()]
-        callbacks += components.command_callbacks(command, options, logger, self.run_folder)
+        callbacks += components.command_callbacks(command, options, logger, new_folder or self.run_folder)
         try:
             kwargs |= components.trainer_options(options, logger, callbacks)
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
-        except BaseException as error:
-            if new_folder:
-                with contextlib.suppress(OSError):
-                    new_folder.rmdir()
-            if isinstance(error, TypeError | ValueError):  # Lightning's, for options that it cannot combine
-                raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
-            raise
+        except (TypeError, ValueError) as error:  # Lightning's, for options that it cannot combine
+            raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
         workarounds.stop_sigterm_broadcast(trainer)
         if self.restored and command == "fit":
             workarounds.keep_csv_rows(trainer.loggers, self.restored.checkpoint["global_step"])
-        if new_folder:
-            self._lock(new_folder)
         kill_at_exit(lambda: child_processes(trainer))
         return trainer
 
@@ -227,6 +225,9 @@ class DigitCLI(LightningCLI):
         if command == "fit":
             resumes = self.restored is not None
             new_folder = components.new_run_folder(self.config[command], self.logs, self.run_folder, resumes)
+        if new_folder and getattr(rank_zero_only, "rank", 0) == 0:
+            self.contexts.callback(remove_if_empty, new_folder)
+            self._lock(new_folder)
         step = self.restored.checkpoint["global_step"] if self.restored else None
         folder = new_folder or self.run_folder
         return components.run_logger(command, options, folder, step, bool(self.changed)), new_folder

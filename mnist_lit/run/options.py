@@ -7,12 +7,9 @@ import math
 import re
 import traceback
 from collections.abc import Callable, Iterator
-from itertools import pairwise
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -21,11 +18,10 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mnist_lit import UserError, augment, backbones, printable
-from mnist_lit.checkpoints.trust import is_plain, refusal
+from mnist_lit.checkpoints.trust import refusal
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.command_parser import CHECKPOINT
 from mnist_lit.data.datamodule import MNISTDataModule
-from mnist_lit.files import expand
 
 DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 """jsonargparse's message about a class that is not trusted."""
@@ -42,10 +38,6 @@ _BOUNDS: dict[str, tuple[float, float, str]] = {
     "trainer.num_sanity_val_steps": (-1, math.inf, "-1 (all) or more"),
 }
 """Numbers that Lightning (2.6.6) does not check itself: it fails later with a traceback."""
-
-
-MAX_RECIPE = 100_000
-"""Largest recipe in bytes; the config.yaml of a run has about 5,000."""
 
 
 class Parser(LightningArgumentParser):
@@ -67,39 +59,6 @@ class Parser(LightningArgumentParser):
                     "run in its folder."
                 )
         return added
-
-
-def names_backbone(args: list[str]) -> bool:
-    """Whether an option or a recipe among the arguments names the network."""
-    if any(arg.partition("=")[0] == "--model.backbone" for arg in args):
-        return True
-    files = [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
-    files += [file for option, file in pairwise(args) if option in ("-c", "--config")]
-    for file in files:
-        with contextlib.suppress(OSError):  # the parser reports it
-            recipe = read_recipe(expand(file))
-            if isinstance(recipe, dict) and isinstance(recipe.get("model"), dict) and "backbone" in recipe["model"]:
-                return True
-    return False
-
-
-def read_recipe(path: Path) -> Any:
-    """The content of a recipe, which is plain values.
-
-    Raises:
-        OSError: The file cannot be read.
-        UserError: It is not YAML, or holds more than a recipe may.
-    """
-    with path.open("rb") as file:
-        content = file.read(MAX_RECIPE + 1)
-    try:
-        recipe = yaml.safe_load(content.decode()) if len(content) <= MAX_RECIPE else None
-    except Exception as error:  # YAML raises many kinds: for deep nesting, numbers, dates
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a recipe: it must be YAML text with plain values ({reason}).") from error
-    if len(content) > MAX_RECIPE or not is_plain(recipe):
-        raise UserError(f"{path} is not a recipe: it may hold only plain values, and not too many.")
-    return recipe
 
 
 def check_options(options: Namespace) -> None:

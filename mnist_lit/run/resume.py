@@ -13,7 +13,8 @@ from mnist_lit import UserError
 from mnist_lit.checkpoints.io import load, remove_old, settings
 from mnist_lit.checkpoints.trust import foreign_modules
 from mnist_lit.files import LOGS
-from mnist_lit.run.options import duration_s, read_recipe
+from mnist_lit.run.options import duration_s
+from mnist_lit.run.recipe import read_recipe
 from mnist_lit.run.restore import LimitedMemory
 
 
@@ -104,7 +105,7 @@ def report_misfit(restored: Restored | None) -> Iterator[None]:
     try:
         with LimitedMemory(restored.checkpoint) if restored else contextlib.nullcontext():
             yield
-    except (UserError, MisconfigurationException):
+    except (UserError, MisconfigurationException, OSError):
         raise
     except Exception as error:  # any class may raise any error for the arguments in the file
         if restored is None:

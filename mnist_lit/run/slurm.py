@@ -3,14 +3,16 @@
 import contextlib
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 
 from mnist_lit import UserError
-from mnist_lit.run.options import read_recipe
+from mnist_lit.callbacks.checkpointing import RunCheckpoint
+from mnist_lit.run.recipe import read_recipe
 
 
 def new_job_folder(runs: Path) -> Path | None:
@@ -18,6 +20,9 @@ def new_job_folder(runs: Path) -> Path | None:
 
     Args:
         runs: Folder of the runs of a network.
+
+    Raises:
+        OSError: The folder cannot be created.
     """
     if not SLURMEnvironment.detect():
         return None
@@ -29,20 +34,34 @@ def new_job_folder(runs: Path) -> Path | None:
     return folder
 
 
-def requeued_checkpoint(runs: Path, config: Mapping[str, Any]) -> Path | None:
+def can_resume(folder: Path | None, callbacks: Iterable[Callback]) -> bool:
+    """Whether a requeued job would find the run in a folder."""
+    saves = any(isinstance(callback, RunCheckpoint) for callback in callbacks)
+    return saves and folder is not None and folder.name.startswith("job_")
+
+
+def requeued_checkpoint(runs: Path, config: dict[str, Any]) -> Path | None:
     """Within a requeued SLURM job, the checkpoint of the run with the same options that the job has begun, if any.
 
     Args:
         runs: Folder of the runs of a network.
         config: All options of this run.
+
+    Raises:
+        UserError: The options of an earlier run of the job cannot be read.
+        OSError: The same.
     """
     if not SLURMEnvironment.detect() or "SLURM_RESTART_COUNT" not in os.environ:
         return None
     name = f"job_{SLURMEnvironment.job_id()}"
     for folder in sorted([*runs.glob(name), *runs.glob(f"{name}_*")]):
         file, last = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
-        if last.exists() and file.exists() and read_recipe(file) == config:
-            return last
+        if last.exists() and file.exists():
+            begun = read_recipe(file)
+            if config["seed_everything"] is True:  # the run has drawn a seed
+                begun["seed_everything"] = True
+            if begun == config:
+                return last
     return None
 
 
