@@ -1,4 +1,4 @@
-"""What a file from somebody else may hold: few plain values, and names of classes that may be imported."""
+"""Check files from somebody else: they may hold few plain values, and name classes that may be imported."""
 
 import datetime
 from collections.abc import Iterator
@@ -31,7 +31,10 @@ def is_plain(settings: Any) -> bool:
             if depth == MAX_DEPTH or len(inner) > MAX_VALUES:
                 return False
             left += [(one, depth + 1) for one in inner]
-        elif value is not None and not isinstance(value, str | int | float | datetime.date):  # YAML has dates
+        elif isinstance(value, str):
+            if "\0" in value:  # no name of a file may hold it
+                return False
+        elif value is not None and not isinstance(value, int | float | datetime.date):  # YAML has dates
             return False
     return False
 

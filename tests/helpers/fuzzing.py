@@ -137,6 +137,7 @@ def _fuzz(prepare: Callable[[Path], Fuzz], folder: Path, out: Path, err: Path, f
         if time.monotonic() > deadline:
             break
         seed(number)(quiet(given(kind.examples)(check)))()
+    assert counts[True] or SECONDS < 60, "every example was refused"
     figures.write_text(
         json.dumps(
             {

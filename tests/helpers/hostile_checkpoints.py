@@ -140,11 +140,11 @@ def safetensors_files(folder: Path) -> Fuzz:
 
     def write(example: Any) -> None:
         entries, replaced, missing, size, of_header, of_data = example
-        text = json.dumps(checkpoint | replaced)
+        new = {name: header[name] | entries.get(name, {}) for name in header if name != "__metadata__"}
+        text = json.dumps(checkpoint | {"tensors": new} | replaced)
         changed = mutate(data, of_data) if of_data else data
         metadata = {"format": "pt", "mnist_lit": text}
         metadata["sha256"] = hashlib.sha256(text.encode() + changed).hexdigest()
-        new = {name: header[name] | entries.get(name, {}) for name in header if name != "__metadata__"}
         new["__metadata__"] = {key: value for key, value in metadata.items() if key not in missing}
         packed = json.dumps(new).encode()
         packed = mutate(packed, of_header) if of_header else packed

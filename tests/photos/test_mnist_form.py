@@ -1,5 +1,7 @@
 """Digits on paper are found and brought into MNIST's form."""
 
+import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -122,6 +124,14 @@ def test_a_faint_hair_is_unreadable() -> None:
     hair[50, 20:80] = 0.51
     with pytest.raises(UnreadableError, match="too thin and faint"):
         to_mnist_form(hair, threshold=0.5)
+
+
+def test_a_picture_full_of_lines_is_read_in_seconds() -> None:
+    ink = np.random.default_rng(0).random((1000, 1000)) < 0.8
+    process_s = time.process_time()
+    with contextlib.suppress(UnreadableError):
+        photo_to_digit(Image.fromarray(np.where(ink, 0, 255).astype(np.uint8)).convert("RGB"))
+    assert time.process_time() - process_s < 30  # two minutes before the number of lines was limited
 
 
 def test_an_error_of_opencv_makes_a_picture_unreadable() -> None:

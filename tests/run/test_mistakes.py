@@ -161,6 +161,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for 
             "model: {a: " * 60 + "1" + "}" * 60,
             "data: {data_dir: 2024-99-99}",
         ),
+        'model: "\\0"',
         *("seed_everything: " + "9" * 5000, "model: {lr: !!int ''}", "? [a]\n: 1", "x: " + "y" * 100_000),
     ],
     ids=lambda text: text[:20],
