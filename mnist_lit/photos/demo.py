@@ -24,10 +24,11 @@ from mnist_lit.signals import Stopped
 
 require("demo", "demo", "cv2")
 import cv2  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from mnist_lit.photos.mnist_form import drawing_to_digit, photo_to_digit  # noqa: E402
 from mnist_lit.photos.pictures import MAX_PIXELS, UnreadableError, open_picture  # noqa: E402
-from mnist_lit.photos.server import LocalHandler, LocalServer, Turns  # noqa: E402
+from mnist_lit.photos.server import LocalHandler, LocalServer, Workers  # noqa: E402
 
 MAX_BYTES = 64_000_000
 """Size of the largest upload that is accepted."""
@@ -52,6 +53,8 @@ def main(options: argparse.Namespace) -> None:
     model, _ = load_classifier(checkpoint, options.trust)
     torch.set_num_threads(1)  # on a busy machine, threads that wait for each other take five times as long
     cv2.setNumThreads(1)
+    # glibc returns only blocks of more than 32 MiB to the system
+    Image.core.set_block_size(2**26)  # type: ignore[attr-defined]
     with start_server(model, options.port) as server:
         print(f"Draw a digit at http://127.0.0.1:{server.server_port} (Ctrl-C stops the server)", flush=True)
         try:
@@ -67,9 +70,9 @@ def start_server(model: DigitClassifier, port: int) -> LocalServer:
         UserError: The port cannot be used.
     """
     # a drawing does not wait for large photos, of which one at a time fits into memory
-    turns = {"/drawing": Turns(2, PLACES), "/photo": Turns(1, PLACES)}
+    workers = {"/drawing": Workers(2, PLACES), "/photo": Workers(1, PLACES)}
     try:
-        return LocalServer(port, partial(Handler, model, turns))
+        return LocalServer(port, partial(Handler, model), workers)
     except (OSError, OverflowError) as error:
         raise UserError(f"--port {port} cannot be used ({error}); choose another, or 0 for any free one.") from error
 
@@ -77,8 +80,8 @@ def start_server(model: DigitClassifier, port: int) -> LocalServer:
 class Handler(LocalHandler):
     """Serves the page, and answers the pictures that it posts."""
 
-    def __init__(self, model: DigitClassifier, turns: dict[str, Turns], *args: Any) -> None:
-        self.model, self.turns = model, turns
+    def __init__(self, model: DigitClassifier, *args: Any) -> None:
+        self.model = model
         super().__init__(*args)
 
     def do_GET(self) -> None:  # noqa: N802
@@ -92,7 +95,7 @@ class Handler(LocalHandler):
         """Answer a picture as JSON: `probabilities` (10) and `pixels` (784), or `error`."""
         lengths = ",".join(self.headers.get_all("Content-Length", []))
         size = int(lengths) if re.fullmatch("[0-9]{1,18}", lengths) else 0
-        if self.path not in self.turns or "Transfer-Encoding" in self.headers or not size:
+        if self.path not in self.server.workers or "Transfer-Encoding" in self.headers or not size:
             self.send_error(HTTPStatus.BAD_REQUEST)
         elif not self._check_origin():
             return
@@ -103,9 +106,8 @@ class Handler(LocalHandler):
             self._send_json(BUSY, HTTPStatus.SERVICE_UNAVAILABLE)
         elif len(file := self.rfile.read(size)) == size:  # else the client has gone
             self.server.wait_for_client(self.connection, math.inf)
-            with self.turns[self.path].take() as has_turn:
-                answer = read_digit(self.model, file, self.path == "/drawing") if has_turn else BUSY
-            self._send_json(answer, HTTPStatus.OK if has_turn else HTTPStatus.SERVICE_UNAVAILABLE)
+            answer = self.server.workers[self.path].call(read_digit, self.model, file, self.path == "/drawing")
+            self._send_json(answer or BUSY, HTTPStatus.OK if answer else HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _check_origin(self) -> bool:
         """Refuse requests of other pages, also of those whose host name was pointed at this machine."""

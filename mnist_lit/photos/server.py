@@ -6,9 +6,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
+
+Answer = TypeVar("Answer")
 
 MAX_CONNECTIONS = 64
 
@@ -21,8 +24,28 @@ LINGER_S = 2.0
 SMALL_BYTES = 1_000_000
 """Size up to which a request body is always accepted."""
 
-MAX_PENDING_BYTES = 256_000_000
+MAX_PENDING_BYTES = 128_000_000
 """Size of all request bodies together beyond which larger ones are refused."""
+
+
+class Workers:
+    """Few threads that do costly work, while a limited number of calls wait for them.
+
+    With a new thread for each picture, glibc would reserve memory for each of them.
+    """
+
+    def __init__(self, threads: int, places: int) -> None:
+        self._pool, self._places = ThreadPoolExecutor(threads), threading.Semaphore(places)
+        self.shutdown = self._pool.shutdown
+
+    def call(self, function: Callable[..., Answer], *args: Any) -> Answer | None:
+        """Call a function in a worker and return its result; return None at once if too many calls wait already."""
+        if not self._places.acquire(blocking=False):
+            return None
+        try:
+            return self._pool.submit(function, *args).result()
+        finally:
+            self._places.release()
 
 
 class LocalServer(ThreadingHTTPServer):
@@ -34,7 +57,8 @@ class LocalServer(ThreadingHTTPServer):
 
     request_queue_size = 128  # with the default of 5, the kernel drops connections, which clients repeat a second later
 
-    def __init__(self, port: int, handler: Any) -> None:
+    def __init__(self, port: int, handler: Any, workers: dict[str, Workers]) -> None:
+        self.workers = workers
         self._deadlines: dict[socket.socket, float] = {}  # of all open connections
         self._sizes: dict[socket.socket, int] = {}
         super().__init__(("127.0.0.1", port), handler)
@@ -69,6 +93,11 @@ class LocalServer(ThreadingHTTPServer):
                 with contextlib.suppress(OSError):  # the client was faster
                     connection.shutdown(socket.SHUT_RDWR)
 
+    def server_close(self) -> None:
+        super().server_close()
+        for workers in self.workers.values():
+            workers.shutdown()
+
     def shutdown_request(self, request: Any) -> None:
         super().shutdown_request(request)
         self._sizes.pop(request, None)
@@ -95,22 +124,3 @@ class LocalHandler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         """Log nothing: the page sends a request for each stroke."""
-
-
-class Turns:
-    """Lets few threads at a time do costly work, while a limited number of others wait."""
-
-    def __init__(self, at_once: int, places: int) -> None:
-        self._turns, self._places = threading.Semaphore(at_once), threading.Semaphore(places)
-
-    @contextlib.contextmanager
-    def take(self) -> Iterator[bool]:
-        """Wait for a turn; yield False at once if too many threads wait already."""
-        if not self._places.acquire(blocking=False):
-            yield False
-            return
-        try:
-            with self._turns:
-                yield True
-        finally:
-            self._places.release()

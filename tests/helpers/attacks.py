@@ -106,7 +106,7 @@ def any_bytes(generator: random.Random, port: int, bodies: list[bytes]) -> bytes
     method = choose(["GET", "POST", "POST", "POST", "PUT", "HEAD", "OPTIONS", "get", ""])
     path = choose(["/drawing", "/photo", "/", "/../..", "http://127.0.0.1/", "*", "/" + "a" * choose([1, 70_000])])
     version = choose(["HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/x", ""])
-    data = choose(["\r\n", "\r\n", "\n"]).join([f"{method} {path} {version}", *lines, "", ""]).encode() + bytes(body)
+    data = choose(["\r\n", "\r\n", "\n"]).join([f"{method} {path} {version}", *lines, "", ""]).encode() + body
     if generator.random() < 0.1:
         data = generator.randbytes(generator.randrange(5000))
     return data * choose([1, 1, 1, 1, 3])
