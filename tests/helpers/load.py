@@ -31,7 +31,7 @@ def canvas(strokes: list[str], x: float = 0.5, y: float = 0.5) -> bytes:
 
 
 def drawings(count: int) -> list[bytes]:
-    """Drawings of which no two are equal: the ten digits in two hands, at different positions."""
+    """The ten digits in two hands, each at a random position."""
     generator = np.random.default_rng(0)
     hands = itertools.cycle(itertools.chain(HELD_OUT_STROKES.values(), TUNED_STROKES.values()))
     return [canvas(next(hands), *generator.uniform(0.4, 0.6, 2)) for _ in range(count)]
