@@ -1,5 +1,6 @@
 """The demo's server while many people draw at once."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,12 @@ from helpers.browser import demo_server
 from helpers.load import drawings, post_all
 from helpers.processes import FULL
 
-REQUESTS, LIMIT_S = (2000, 0.25) if FULL else (100, 20)
+REQUESTS, LIMIT_S = (2000, 0.25) if FULL else (100, 60)
 """The real limit needs an idle machine."""
 
 
 @pytest.mark.slow
-def test_drawings_over_20_connections_are_answered_in_time(tmp_path: Path) -> None:
+def test_drawings_over_20_connections_are_answered_in_time(tmp_path: Path, report: Callable[[str], None]) -> None:
     bodies = drawings(REQUESTS)
     with demo_server(tmp_path) as (process, address):
         port = int(address.rpartition(":")[2])
@@ -22,4 +23,6 @@ def test_drawings_over_20_connections_are_answered_in_time(tmp_path: Path) -> No
         process.terminate()
         assert process.communicate(timeout=60) == ("", "")
     assert max(seconds) < float("inf")
-    assert np.quantile(seconds, 0.99) < LIMIT_S, f"median {np.median(seconds):.3f} s"
+    median, p99 = np.quantile(seconds, [0.5, 0.99])
+    report(f"{REQUESTS} drawings over 20 connections: median {1000 * median:.0f} ms, p99 {1000 * p99:.0f} ms")
+    assert p99 < LIMIT_S
