@@ -147,7 +147,7 @@ def _download(name: str, target: Path) -> None:
 
 
 def _fetch(address: str, max_size: int) -> bytes:
-    """Download and unpack a .gz in limited time, without what exceeds `max_size` bytes."""
+    """Download and unpack at most `max_size` bytes of a .gz, in limited time."""
     packed, started_at = bytearray(), time.monotonic()
     with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:
         while len(packed) < max_size + 1000 and (part := response.read1(2**16)):

@@ -37,7 +37,7 @@ MAX_DRAWING_PIXELS = 4_000_000
 """Size of the largest drawing, so that it is read within milliseconds: the page sends 560 x 560 pixels."""
 
 PLACES = 24
-"""Pictures of one kind, drawings or photos, that are read or wait: together fewer than the connections."""
+"""Pictures of one kind that are read or wait. Both kinds together stay below MAX_CONNECTIONS."""
 
 BUSY = {"error": "No answer: too many pictures at once; try again."}
 

@@ -158,7 +158,7 @@ def _limit_memory() -> None:
 
 
 _events: list[str] | None = None
-"""What the example that is being checked has done and must not do; None between examples."""
+"""Forbidden events of the example that is being checked; None between examples."""
 
 
 def _record(event: str, args: tuple[Any, ...]) -> None:
