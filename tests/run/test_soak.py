@@ -1,5 +1,6 @@
 """Commands repeated for hours in one process leave nothing behind, and killed runs resume bit for bit meanwhile."""
 
+import faulthandler
 import gc
 import os
 import random
@@ -109,6 +110,7 @@ def growth(history: list[Usage]) -> Usage:
 def test_hours_of_commands_leave_nothing_behind(
     tiny_mnist: Path, tmp_path: Path, report: Callable[[str], None]
 ) -> None:
+    faulthandler.cancel_dump_traceback_later()  # pytest's, after half an hour
     for name in ("tmp", "pictures"):
         (tmp_path / name).mkdir()
     seven().save(tmp_path / "pictures/seven.png")
