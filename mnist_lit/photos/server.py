@@ -62,6 +62,7 @@ class LocalServer(ThreadingHTTPServer):
         self._deadlines: dict[socket.socket, float] = {}  # of all open connections
         self._sizes: dict[socket.socket, int] = {}
         super().__init__(("127.0.0.1", port), handler)
+        self.socket.setblocking(False)  # else accepting a client that has gone meanwhile waits for the next one
 
     def wait_for_client(self, connection: socket.socket, seconds: float) -> None:
         """Set the time in which a client must send or close; infinity while it waits for the server."""
@@ -99,9 +100,11 @@ class LocalServer(ThreadingHTTPServer):
             workers.shutdown()
 
     def shutdown_request(self, request: Any) -> None:
-        super().shutdown_request(request)
-        self._sizes.pop(request, None)
-        self._deadlines.pop(request, None)
+        try:
+            super().shutdown_request(request)
+        finally:
+            self._sizes.pop(request, None)
+            self._deadlines.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), OSError):  # a client that closes the connection early is no error
