@@ -4,7 +4,6 @@ import io
 import json
 import re
 import signal
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.attacks import serving
 from helpers.browser import CHROMIUM, DRIVER, chromium, demo_server, draw
 from helpers.paper import HELD_OUT_STROKES, TUNED_STROKES, picture, seven
 from selenium.webdriver import Chrome, Keys
@@ -30,15 +30,8 @@ needs_chromium = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chr
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The address of a server in this process."""
-    model, _ = load_classifier(project_path(REFERENCE))
-    with start_server(model, 0) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving() as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 def post(url: str, body: bytes) -> dict[str, Any]:
