@@ -1,5 +1,6 @@
 """The parts that the project adds to a Trainer: folder and logger of the run, callbacks, and strategy."""
 
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
+from torch.nn.parallel import DistributedDataParallel
 
 from mnist_lit.callbacks.checkpointing import RunCheckpoint
 from mnist_lit.callbacks.divergence import DivergenceStop
@@ -151,7 +153,9 @@ def strategy(options: Namespace) -> Any:
     trainer = options.trainer
     if trainer.strategy not in ("auto", "ddp") or _device_count(trainer) == 1:
         return trainer.strategy
-    return DDPStrategy(forward_sync_buffers=False, gradient_as_bucket_view=True)
+    has_own_option = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # since torch 2.15
+    options: dict[str, Any] = {"forward_sync_buffers" if has_own_option else "broadcast_buffers": False}
+    return DDPStrategy(gradient_as_bucket_view=True, **options)
 
 
 def _device_count(trainer: Namespace) -> int:
