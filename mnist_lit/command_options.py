@@ -17,7 +17,7 @@ Train and measure each recipe, and report the results in a table and the accurac
 Writes results.md, results.json and accuracy.png into lightning_logs/compare/version_N, beside the runs. Each run reads
 the test set once, with the weights of the last epoch. To choose a recipe, use --folds, with which no run reads it.""",
         epilog=f"""\
-CONFIG: recipes as YAML files, before all options; by default the recipes of the three networks.
+CONFIG: recipes, before all options: YAML files, or names of the project's (default: ds_cnn_v1 ds_cnn_v2 ds_cnn_v3).
 
 examples:
   mnist-lit compare --data.source sample --trainer.max_epochs 5
@@ -65,7 +65,7 @@ accuracy does. The test set is not read.
 
 Writes search.md and Optuna's journal, study.log, into lightning_logs/search/version_N, beside the runs.""",
         epilog=f"""\
-CONFIG: the recipe, a YAML file, before all options.
+CONFIG: the recipe, before all options: a YAML file, or the name of one of the project's.
 
 VALUES, as YAML: a list of choices, or a range with both ends, on a logarithmic scale with log: true.
 If both ends are integers, so are the proposed values; write 0.0 and 1.0 for real numbers.
@@ -205,7 +205,7 @@ benchmark.json into lightning_logs/benchmark, where the last results of other pa
         passes_on=True,
     )
     parser.add_argument("--rounds", type=whole_number(1), default=5, metavar="N", help="rounds of each measurement (5)")
-    parser.add_argument("-c", "--config", metavar="FILE", help=f"recipe ({shown_path('configs/ds_cnn_v1.yaml')})")
+    parser.add_argument("-c", "--config", metavar="FILE", help="recipe (ds_cnn_v1)")
     return parser
 
 

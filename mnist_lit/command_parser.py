@@ -4,13 +4,11 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
-from mnist_lit.files import shown_path
-
 REFERENCE = "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"
 """The checkpoint that is part of the project."""
 
-RECIPE = shown_path("configs/ds_cnn_v2.yaml")
-"""A recipe that is part of the project, in examples."""
+RECIPE = "ds_cnn_v2"
+"""A recipe of the project, in examples."""
 
 OUTPUTS = {"onnx": "digits.onnx", "torch": "digits.pt2", "int8": "digits_int8.onnx"}
 """The file that `export` writes by default, for each format."""

@@ -18,7 +18,7 @@ from mnist_lit.benchmark.baselines import plain_loop, published_speed, tutorial_
 from mnist_lit.benchmark.report import spread, table
 from mnist_lit.benchmark.timing import EpochTimer, FitClock
 from mnist_lit.describe import describe_environment
-from mnist_lit.files import LOGS, project_path
+from mnist_lit.files import LOGS
 from mnist_lit.run.lightning_cli import DigitCLI, run
 
 BATCH_SIZES = (32, 64, 128, 512, 2048)
@@ -92,7 +92,7 @@ def recipes(flags: list[str], _: int, names: Sequence[str] = RECIPES) -> list[di
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "times.json"
-            recipe = ["--config", str(project_path(f"configs/{name}.yaml")), *options]
+            recipe = ["--config", name, *options]
             clock = [f"--trainer.callbacks+={FitClock.__module__}.FitClock", f"--trainer.callbacks.path={path}"]
             clock.append(f"--trainer.callbacks.start={time.time()}")
             command = [sys.executable, "-m", "mnist_lit", *_fit(folder, [*recipe, *clock])]
@@ -114,7 +114,7 @@ def main(options: argparse.Namespace, parts: Mapping[str, Callable[[list[str], i
     for name in options.names:
         if name not in parts:
             raise UserError(f"There is no part {name!r}; choose from {', '.join(parts)}.")
-    flags = ["--config", options.config or str(project_path("configs/ds_cnn_v1.yaml")), *options.flags]
+    flags = ["--config", options.config or "ds_cnn_v1", *options.flags]
     folder = Path(LOGS) / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "benchmark.json"

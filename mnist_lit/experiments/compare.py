@@ -14,12 +14,11 @@ from mnist_lit.experiments.recipes import resolve
 from mnist_lit.experiments.report import write_report
 from mnist_lit.experiments.runs import Outcome, Run, report_outcome, train_and_measure
 from mnist_lit.extras import require
-from mnist_lit.files import project_path
 
 
 def main(options: argparse.Namespace) -> None:
     """Run `mnist-lit compare`."""
-    configs = options.names or [str(project_path(f"configs/ds_cnn_v{number}.yaml")) for number in (1, 2, 3)]
+    configs = options.names or ["ds_cnn_v1", "ds_cnn_v2", "ds_cnn_v3"]
     flags = options.flags
     folds: Sequence[int | None] = [None]
     if options.folds:

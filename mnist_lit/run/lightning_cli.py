@@ -25,7 +25,7 @@ from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.files import LOGS, expand, remove_if_empty
 from mnist_lit.run import components, hints, overhead, resume, slurm, workarounds
 from mnist_lit.run.options import Parser, check_options, report_errors
-from mnist_lit.run.recipe import names_backbone
+from mnist_lit.run.recipe import find_recipes, names_backbone
 from mnist_lit.run.restore import check_weights
 from mnist_lit.signals import Stopped, kill_at_exit, stop_after_batches
 
@@ -75,6 +75,7 @@ class DigitCLI(LightningCLI):
     def __init__(
         self, args: list[str], folder: Path | None, extra_callbacks: Sequence[Callback], print_next: bool
     ) -> None:
+        args = find_recipes(args)
         self.command = args[0]
         self.run_folder = folder
         self.extra_callbacks = extra_callbacks

@@ -22,6 +22,7 @@ from mnist_lit.checkpoints.trust import refusal
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.command_parser import CHECKPOINT
 from mnist_lit.data.datamodule import MNISTDataModule
+from mnist_lit.run.recipe import recipe_names
 
 DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 """jsonargparse's message about a class that is not trusted."""
@@ -162,6 +163,9 @@ def _one_line(message: str) -> str:
     key = re.match(r'Parser key "(.+?)":', message)
     if not key:
         return " ".join(message.split())
+    if key[1] == "config" and "File does not exist" in message:
+        recipes = ", ".join(recipe_names())
+        return f"--config: {message.partition('not exist: ')[2]} is no file, and no recipe of the project ({recipes})."
     option = f"--{key[1]}" if "." in key[1] or key[1] in ("seed_everything", "config") else key[1]
     value = re.search(r"(?:Got value:|Given value:|given class_path|path string:|but) '?([^'\n ]*)", message)
     other = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message)

@@ -9,10 +9,32 @@ import yaml
 
 from mnist_lit import UserError
 from mnist_lit.checkpoints.trust import is_plain
-from mnist_lit.files import expand
+from mnist_lit.files import expand, project_path
 
 MAX_RECIPE = 100_000
 """Largest recipe in bytes; the config.yaml of a run has about 5,000."""
+
+
+def find_recipes(args: list[str]) -> list[str]:
+    """The arguments, with files in place of the names of the project's recipes, as in `--config ds_cnn_v2`."""
+    found = []
+    for option, arg in pairwise(["", *args]):
+        if arg.startswith("--config="):
+            found.append(f"--config={_find_recipe(arg.removeprefix('--config='))}")
+        else:
+            found.append(_find_recipe(arg) if option in ("-c", "--config") else arg)
+    return found
+
+
+def _find_recipe(name: str) -> str:
+    if name not in recipe_names() or expand(name).exists():
+        return name
+    return str(project_path(f"configs/{name}.yaml"))
+
+
+def recipe_names() -> list[str]:
+    """The names of the project's recipes."""
+    return sorted(file.stem for file in project_path("configs").glob("*.yaml"))
 
 
 def names_backbone(args: list[str]) -> bool:

@@ -19,7 +19,8 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.run.lightning_cli import run
 
-RECIPES = sorted(CONFIGS.rglob("*.yaml"))
+PRESETS = ("debug", "overfit", "profile")
+RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem not in PRESETS)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
@@ -35,6 +36,30 @@ def test_every_recipe_trains(main: Main, recipe: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert f"mnist-lit test --ckpt_path {run}/checkpoints/last.ckpt\n" in printed
     assert "tensorboard --logdir lightning_logs\n" in printed
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_added_to_a_recipe_and_both_are_found_by_name(
+    preset: str, tiny_mnist: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = [*SMALL, f"--data.data_dir={tiny_mnist}"]
+    args.remove("--trainer.max_epochs=2")
+    trainer = run(["fit", *args, "-c", "ds_cnn_v2", f"--config={preset}"]).trainer
+    assert names() == []  # no logs
+    assert type(trainer.lightning_module.backbone).__name__ == "DS_CNN_V2"
+    if preset == "debug":
+        assert (trainer.global_step, int(trainer.num_val_batches[0])) == (1, 1)
+    elif preset == "overfit":
+        assert float(trainer.callback_metrics["accuracy/train"]) == 1
+    else:
+        assert "DigitClassifier.optimizer_step" in trainer.profiler.summary()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("main")
+def test_a_file_comes_before_a_recipe_of_the_same_name() -> None:
+    Path("ds_cnn_v2").write_text("model: {lr: 0.5}")
+    assert run(["fit", *SMALL, "--config=ds_cnn_v2", "--trainer.fast_dev_run=true"]).model.hparams["lr"] == 0.5
 
 
 def test_same_seed_gives_same_weights(main: Main) -> None:
