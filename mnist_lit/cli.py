@@ -1,10 +1,11 @@
 """The command line: pick the command, print errors in one line, set the exit code."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -27,7 +28,7 @@ options:
 
 examples:
   mnist-lit compare --data.source sample              the three networks, on data without a download
-  mnist-lit fit --config {RECIPE}       one network, on the full MNIST
+  mnist-lit fit --config {RECIPE}                  one network, on the full MNIST
   mnist-lit test --ckpt_path last                     the newest run's accuracy on the test images
   mnist-lit read my_photos                            your own handwriting
   tensorboard --logdir lightning_logs                 the curves
@@ -54,8 +55,8 @@ def main(args: list[str] | None = None) -> None:
         try:
             with stop_on_signals():
                 given = parse(command, options)
-                # imported late, because torch and Lightning take ten seconds
-                run: Callable[[argparse.Namespace | list[str]], object] = import_module(COMMANDS[command][0]).main
+                with _loading_note():  # not before: torch and Lightning take ten seconds
+                    run: Callable[[argparse.Namespace | list[str]], object] = import_module(COMMANDS[command][0]).main
                 run(given)
         except UserError as error:
             sys.exit(f"mnist-lit: error: {error}")
@@ -70,3 +71,18 @@ def main(args: list[str] | None = None) -> None:
         finally:
             if args is None:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback if Ctrl-C arrives while Python ends
+
+
+@contextlib.contextmanager
+def _loading_note() -> Iterator[None]:
+    """On a terminal, say what the program does, until it has done it."""
+    note = "Loading PyTorch and Lightning ..."
+    is_first = "LOCAL_RANK" not in os.environ  # which Lightning sets for the other processes of a run
+    if not (is_first and sys.stderr.isatty()):
+        yield
+        return
+    print(note, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(f"\r{' ' * len(note)}\r", end="", file=sys.stderr, flush=True)

@@ -1,10 +1,11 @@
 """The commands, their options and their help.
 
 This module needs only the standard library, so that help and errors appear at once: importing torch and Lightning takes
-ten seconds. Only fit, validate, test and predict need that long, because LightningCLI reads their options from classes.
+ten seconds. LightningCLI reads the options of fit, validate, test and predict from classes, so their help is stored.
 """
 
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from mnist_lit.command_options import PARSERS
@@ -40,6 +41,9 @@ LIGHTNING_HELP = {
 }
 """Beginning of the help of the commands whose options LightningCLI parses."""
 
+LIGHTNING_HELP_FILES = Path(__file__).parent / "run" / "help"
+"""Their help, as `--help --help` prints it, which reads it from the classes: a test compares them."""
+
 
 def parse(command: str, args: list[str]) -> Any:
     """Parse the arguments of a command for its `main`.
@@ -53,6 +57,9 @@ def parse(command: str, args: list[str]) -> Any:
         SystemExit: The arguments are wrong, or ask for help.
     """
     if command not in PARSERS:
+        if args in (["--help"], ["-h"]):
+            print((LIGHTNING_HELP_FILES / f"{command}.txt").read_text(), end="")
+            raise SystemExit
         return [command, *args]
     parser = PARSERS[command]()
     options, rest = parser.parse_known_args(args)
