@@ -1,6 +1,6 @@
 """Three small CNNs that read MNIST digits, trained with Lightning."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 
 def printable(text: object) -> str:

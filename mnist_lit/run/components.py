@@ -154,8 +154,8 @@ def strategy(options: Namespace) -> Any:
     if trainer.strategy not in ("auto", "ddp") or _device_count(trainer) == 1:
         return trainer.strategy
     has_own_option = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # since torch 2.15
-    options: dict[str, Any] = {"forward_sync_buffers" if has_own_option else "broadcast_buffers": False}
-    return DDPStrategy(gradient_as_bucket_view=True, **options)
+    sync: dict[str, Any] = {"forward_sync_buffers" if has_own_option else "broadcast_buffers": False}
+    return DDPStrategy(gradient_as_bucket_view=True, **sync)
 
 
 def _device_count(trainer: Namespace) -> int:
