@@ -34,7 +34,7 @@ from mnist_lit.run.overhead import NoProfiler
 from mnist_lit.run.slurm import can_resume, check_job_states, new_job_folder
 
 
-def new_run_folder(options: Namespace, logs: Path, folder: Path | None, resumes: bool) -> Path | None:
+def new_run_folder(options: Namespace, logs: Path, folder: Path | None, resumes: bool, draws_seed: bool) -> Path | None:
     """Create the folder of a new run, in its first process; None if it already has one, or writes nothing.
 
     Args:
@@ -42,6 +42,7 @@ def new_run_folder(options: Namespace, logs: Path, folder: Path | None, resumes:
         logs: Folder of all runs.
         folder: Folder of a resumed run, or of a part of a comparison or search.
         resumes: Whether the run continues from a checkpoint.
+        draws_seed: Whether the run has drawn a random seed.
 
     Raises:
         UserError: The root folder contains the state of another SLURM job.
@@ -53,7 +54,7 @@ def new_run_folder(options: Namespace, logs: Path, folder: Path | None, resumes:
     runs = runs_folder(options, logs)
     if getattr(rank_zero_only, "rank", 0):
         return runs / "version_0"  # only the first process writes
-    job_folder = None if resumes else new_job_folder(runs)
+    job_folder = None if resumes else new_job_folder(runs, draws_seed)
     return job_folder or runs / f"version_{new_version(runs)}"
 
 

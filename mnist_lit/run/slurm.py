@@ -15,11 +15,17 @@ from mnist_lit.callbacks.checkpointing import RunCheckpoint
 from mnist_lit.run.recipe import read_recipe
 
 
-def new_job_folder(runs: Path) -> Path | None:
+def _folder_name(draws_seed: bool) -> str:
+    """The name of a run's folder. It tells if the seed was drawn, because config.yaml holds such a seed like any other."""
+    return f"job_{SLURMEnvironment.job_id()}" + "_random_seed" * draws_seed
+
+
+def new_job_folder(runs: Path, draws_seed: bool) -> Path | None:
     """Within a SLURM job, create a folder for a run, `job_ID`, or `job_ID_2` for the second run of the job; else None.
 
     Args:
         runs: Folder of the runs of a network.
+        draws_seed: Whether the run draws a random seed.
 
     Raises:
         OSError: The folder cannot be created.
@@ -27,7 +33,7 @@ def new_job_folder(runs: Path) -> Path | None:
     if not SLURMEnvironment.detect():
         return None
     for number in itertools.count(1):
-        folder = runs / (f"job_{SLURMEnvironment.job_id()}" + f"_{number}" * (number > 1))
+        folder = runs / (_folder_name(draws_seed) + f"_{number}" * (number > 1))
         with contextlib.suppress(FileExistsError):  # another run of this job
             folder.mkdir(parents=True)
             break
@@ -53,12 +59,13 @@ def requeued_checkpoint(runs: Path, config: dict[str, Any]) -> Path | None:
     """
     if not SLURMEnvironment.detect() or "SLURM_RESTART_COUNT" not in os.environ:
         return None
-    name = f"job_{SLURMEnvironment.job_id()}"
-    for folder in sorted([*runs.glob(name), *runs.glob(f"{name}_*")]):
+    draws_seed = config["seed_everything"] is True
+    name = _folder_name(draws_seed)
+    for folder in sorted([*runs.glob(name), *runs.glob(f"{name}_[0-9]*")]):
         file, last = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
         if last.exists() and file.exists():
             begun = read_recipe(file)
-            if config["seed_everything"] is True:  # the run has drawn a seed
+            if draws_seed:
                 begun["seed_everything"] = True
             if begun == config:
                 return last

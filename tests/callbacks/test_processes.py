@@ -218,19 +218,20 @@ def test_requeued_slurm_job_resumes_as_if_uninterrupted(
 
 def test_two_runs_of_a_slurm_job_have_a_folder_each(scontrol: Path, tiny_mnist: Path, tmp_path: Path) -> None:
     environment = job_environment(1, scontrol) | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
-    setup = [partial(set_rank, environment), partial(meet, 2, tmp_path)]
-    seeds = [[*FIT, f"--data.data_dir={tiny_mnist}", f"--seed_everything={seed}"] for seed in ("7", "true")]
+    setup = [partial(set_rank, environment), partial(meet, 3, tmp_path)]
+    seeds = [[*FIT, f"--data.data_dir={tiny_mnist}", f"--seed_everything={seed}"] for seed in ("7", "8", "true")]
     runs = [start(tmp_path, args, *setup, name=str(number)) for number, args in enumerate(seeds)]
-    assert [finish(run) for run in runs] == [0, 0]
-    assert names(tmp_path / "lightning_logs/ds_cnn_v1") == ["job_1234", "job_1234_2"]
+    assert [finish(run) for run in runs] == [0, 0, 0]
+    assert names(tmp_path / "lightning_logs/ds_cnn_v1") == ["job_1234", "job_1234_2", "job_1234_random_seed"]
     # each resumes its own run
     again = partial(set_rank, environment | {"SLURM_RESTART_COUNT": "1"})
-    assert [finish(start(tmp_path, args, again, name=str(number))) for number, args in enumerate(seeds)] == [0, 0]
-    for number in range(2):
-        resumed = re.search(r"job_1234(_2)?", (tmp_path / f"out{number}").read_text())
+    assert [finish(start(tmp_path, args, again, name=str(number))) for number, args in enumerate(seeds)] == [0] * 3
+    for number, seed in enumerate(("7", "8", "")):
+        resumed = re.search(r"job_1234\w*", (tmp_path / f"out{number}").read_text())
         assert resumed
+        assert (resumed[0] == "job_1234_random_seed") == (not seed)
         config = tmp_path / "lightning_logs/ds_cnn_v1" / resumed[0] / "config.yaml"
-        assert ("seed_everything: 7\n" in config.read_text()) == (number == 0)
+        assert f"seed_everything: {seed}" in config.read_text()
 
 
 def test_state_of_another_slurm_job_is_not_resumed(scontrol: Path, tmp_path: Path) -> None:
