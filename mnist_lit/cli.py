@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import os
 import signal
 import sys
@@ -50,7 +51,9 @@ def main(args: list[str] | None = None) -> None:
             sys.exit("mnist-lit: error: --print_completion takes bash or zsh.")
         print("autoload -U +X bashcompinit && bashcompinit\n" * (options == ["zsh"]) + COMPLETION)
     elif command not in COMMANDS:
-        sys.exit(f"mnist-lit: error: there is no command {command!r}; choose from {', '.join(COMMANDS)}.")
+        similar = [f"did you mean {name}?" for name in difflib.get_close_matches(command, COMMANDS, n=1)]
+        choices = similar[0] if similar else f"choose from {', '.join(COMMANDS)}."
+        sys.exit(f"mnist-lit: error: there is no command {command!r}; {choices}")
     else:
         try:
             with stop_on_signals():

@@ -1,6 +1,7 @@
 """The parser of one command, and texts that several commands share; only the standard library is imported."""
 
 import argparse
+import difflib
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -43,6 +44,13 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with 2."""
         self.exit(2, f"mnist-lit: error: {message}; see {self.prog} --help.\n")
+
+    def similar(self, option: str) -> str:
+        """The option that a misspelled one may stand for, as a question, or nothing."""
+        known = [name for action in self._actions for name in action.option_strings]
+        return "".join(
+            f" (did you mean {name}?)" for name in difflib.get_close_matches(option.partition("=")[0], known, 1)
+        )
 
     def add_trust(self) -> None:
         """Add the option that names trusted packages."""

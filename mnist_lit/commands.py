@@ -63,8 +63,10 @@ def parse(command: str, args: list[str]) -> Any:
         return [command, *args]
     parser = PARSERS[command]()
     options, rest = parser.parse_known_args(args)
-    if rest and not parser.passes_on:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    misspelled = [arg for arg in rest if arg.startswith("--") and "." not in arg and parser.similar(arg)]
+    if rest and (misspelled or not parser.passes_on):
+        wrong = misspelled or rest
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}{parser.similar(wrong[0])}")
     options.given = args
     options.names = list(takewhile(lambda arg: not arg.startswith("-"), rest))
     options.flags = rest[len(options.names) :]

@@ -100,9 +100,12 @@ def new_version(parent: Path) -> int:
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove a folder if nothing is in it."""
+    """Remove a folder of runs, and those that contain it up to `lightning_logs`, if nothing is in them."""
     with contextlib.suppress(OSError):
-        folder.rmdir()
+        for empty in (folder, *folder.parents):
+            empty.rmdir()
+            if LOGS not in empty.parent.parts:
+                break
 
 
 @contextlib.contextmanager

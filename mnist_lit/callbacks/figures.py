@@ -94,7 +94,7 @@ def _settings_table(trainer: Trainer, model: DigitClassifier) -> str:
     facts: dict[str, Any] = {
         "model": type(model.backbone).__name__,
         "parameters": parameter_count(model),
-        "multiply-adds per image": multiply_adds(model),
+        "multiply-adds (2 FLOPs each) per image": multiply_adds(model),
         "epochs": trainer.max_epochs,
     }
     for name, value in model.hparams.items():

@@ -20,6 +20,8 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, folder: Path) -> None:
         super().__init__(write_interval="epoch")
         self.path = folder / "predictions.csv"
+        self.count = 0
+        """Number of predictions that have been written."""
 
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
@@ -39,4 +41,4 @@ class PredictionWriter(BasePredictionWriter):
         ):
             writer.writerow([image, digit, f"{confidence:.4f}", second, f"{second_confidence:.4f}"])
         write_atomically(self.path, file.getvalue().encode())
-        print(f"{len(digits):,} predictions: {self.path}")
+        self.count = len(digits)

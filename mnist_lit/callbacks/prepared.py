@@ -2,6 +2,7 @@
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.progress import track
 
 from mnist_lit.classifier import DigitClassifier, PreparedBatch
 from mnist_lit.data.batches import DigitDataset
@@ -25,7 +26,13 @@ class PreparedImages(Callback):
         if stage == "fit" and isinstance(pl_module, DigitClassifier) and isinstance(data, MNISTDataModule):
             self.raw = data.splits["train"]
             prepare = pl_module.preprocess.to(self.raw.images.device).prepare
-            prepared = torch.cat([prepare(images) for images in torch.split(self.raw.images, IMAGES_AT_ONCE)])
+            parts = track(
+                torch.split(self.raw.images, IMAGES_AT_ONCE),
+                "Preparing the training images",
+                transient=True,
+                disable=not trainer.progress_bar_callback or not trainer.is_global_zero,
+            )
+            prepared = torch.cat([prepare(images) for images in parts])
             data.splits["train"] = DigitDataset(prepared, self.raw.labels, PreparedBatch._make)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,6 +1,8 @@
 """Several processes that train one network: what they exchange, and how they end together."""
 
-from subprocess import Popen
+import contextlib
+import time
+from subprocess import Popen, TimeoutExpired
 from typing import TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,6 +14,10 @@ T = TypeVar("T")
 
 CHECK_EVERY_STEPS = 20
 """Training steps between two checks that make this process wait for other processes or for a GPU."""
+
+
+CHILD_TIMEOUT_S = 60
+"""Seconds that the other processes of a run have to end after the first one."""
 
 
 def world_size() -> int:
@@ -32,6 +38,19 @@ def child_processes(trainer: Trainer) -> list[Popen[bytes]]:
     """The processes that Lightning has started for the other devices of this machine."""
     children: list[Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
     return children
+
+
+def wait_for_children(trainer: Trainer) -> None:
+    """Wait until the processes that Lightning has started have ended, and kill those that do not."""
+    children = child_processes(trainer)
+    deadline = time.monotonic() + CHILD_TIMEOUT_S
+    try:
+        for child in children:
+            with contextlib.suppress(TimeoutExpired):
+                child.wait(max(deadline - time.monotonic(), 0))
+    finally:
+        for child in children:
+            child.kill()  # does nothing if it has ended
 
 
 class SyncProcesses(Callback):

@@ -21,7 +21,7 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data import official
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.describe import parameter_count
-from mnist_lit.files import write_atomically
+from mnist_lit.files import remove_if_empty, write_atomically
 
 CHARTS = {
     kind: {"train, val and test": ["Multiline", [f"{kind}/{stage}" for stage in ("train", "val", "test")]]}
@@ -99,8 +99,7 @@ class RunRecord(Callback):
         for folder in self.new_folders:
             if isinstance(exception, Exception) or not any(folder.rglob("*.ckpt")):  # an interrupted run can be resumed
                 shutil.rmtree(folder, ignore_errors=True)
-                with contextlib.suppress(OSError):  # other runs may be in it
-                    folder.parent.rmdir()
+                remove_if_empty(folder.parent)
 
 
 def log_folders(loggers: Iterable[Any]) -> list[Path]:

@@ -76,7 +76,7 @@ def main(options: argparse.Namespace, tolerance: float = TOLERANCE) -> None:
         files.write_atomically(output, content)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
-    print(f"{output}: {len(content):,} bytes; {sizes}, {multiply_adds(model):,} multiply-adds per image")
+    print(f"{output}: {len(content):,} bytes; {sizes}, {multiply_adds(model):,} multiply-adds (2 FLOPs each) per image")
     print(comparison)
     print(f"Latency: {_latency_ms(exported):.2f} ms per image, one thread. {describe_environment(torch.device('cpu'))}")
 

@@ -27,6 +27,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 from ray.util.queue import Queue
 
+ALL = "all runs"
+"""Name of the table's row of totals."""
+
 MAX_RETRIES = 3
 """Number of times that a run restarts after its process has died."""
 
@@ -158,7 +161,7 @@ class RunProgress(Callback):
 
 
 class ProgressTable(Progress):
-    """Live table of the active runs, below a line per finished run; without a terminal, only the lines."""
+    """Live table of the active runs, below a line per finished run; without a terminal, lines as runs begin and end."""
 
     def __init__(self, total: int, console: Console) -> None:
         super().__init__(
@@ -179,6 +182,8 @@ class ProgressTable(Progress):
         """Show the state of a run."""
         if name not in self.rows:
             self.rows[name] = self.add_task(name, state=state)
+            if self.disable and name != ALL:
+                self.console.out(f"{name}: {state}")
         self.update(self.rows[name], state=state)
 
     def finish(self, run: Run, outcome: Outcome) -> None:
@@ -191,4 +196,4 @@ class ProgressTable(Progress):
         self._show_counts()
 
     def _show_counts(self) -> None:
-        self.show("all runs", f"{self.succeeded} of {self.total} succeeded, {self.failed} failed")
+        self.show(ALL, f"{self.succeeded} of {self.total} succeeded, {self.failed} failed")

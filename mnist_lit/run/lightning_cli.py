@@ -2,10 +2,8 @@
 
 import contextlib
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from subprocess import TimeoutExpired
 from typing import Any
 
 import yaml
@@ -14,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from mnist_lit import UserError, files
-from mnist_lit.callbacks.processes import SyncProcesses, child_processes
+from mnist_lit.callbacks.processes import SyncProcesses, child_processes, wait_for_children
 from mnist_lit.callbacks.record import RunRecord, log_folders
 from mnist_lit.callbacks.stopping import StopAfterBatch
 from mnist_lit.checkpoints.find import find_checkpoint
@@ -23,30 +21,19 @@ from mnist_lit.command_parser import TRUST
 from mnist_lit.commands import LIGHTNING_HELP
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.files import LOGS, expand, remove_if_empty
-from mnist_lit.run import components, hints, overhead, resume, slurm, workarounds
+from mnist_lit.run import components, messages, overhead, resume, slurm, workarounds
 from mnist_lit.run.options import Parser, check_options, report_errors
 from mnist_lit.run.recipe import find_recipes, names_backbone
 from mnist_lit.run.restore import check_weights
-from mnist_lit.signals import Stopped, kill_at_exit, stop_after_batches
+from mnist_lit.signals import kill_at_exit, stop_after_batches
 
 DEFAULTS = {"max_epochs": 15, "devices": 1, "deterministic": "warn", "use_distributed_sampler": False}
 """Defaults of the Trainer that differ from Lightning's. The data module distributes the images to processes itself."""
 
-CHILD_TIMEOUT_S = 60
-"""Seconds that the other processes of a run have to end after the first one."""
-
 
 def main(args: list[str]) -> None:
     """Run a command line: "fit", "validate", "test" or "predict", and its options."""
-    children = child_processes(run(args, print_next=True).trainer)
-    deadline = time.monotonic() + CHILD_TIMEOUT_S
-    try:
-        for child in children:
-            with contextlib.suppress(TimeoutExpired):
-                child.wait(max(deadline - time.monotonic(), 0))
-    finally:
-        for child in children:
-            child.kill()  # does nothing if it has ended
+    wait_for_children(run(args, print_next=True).trainer)
 
 
 def run(
@@ -65,7 +52,7 @@ def run(
         SystemExit: The arguments are wrong, or ask for help; or a signal has stopped the command.
     """
     workarounds.serialize_defaults()
-    with stop_after_batches(), workarounds.silence_warnings(), report_errors():
+    with stop_after_batches(), workarounds.silence_warnings(args[0] == "fit"), report_errors():
         return DigitCLI(args, folder, callbacks, print_next)
 
 
@@ -119,6 +106,7 @@ class DigitCLI(LightningCLI):
         prints = args != without_print
         super().parse_arguments(parser, without_print)
         command, options = self.config.subcommand, self.config[self.config.subcommand]
+        self.draws_seed = options.seed_everything is True
         if options.ckpt_path is None and prints:
             super().parse_arguments(parser, args)  # prints the configuration and exits
         check_options(options)
@@ -225,7 +213,9 @@ class DigitCLI(LightningCLI):
         new_folder: Path | None = None
         if command == "fit":
             resumes = self.restored is not None
-            new_folder = components.new_run_folder(self.config[command], self.logs, self.run_folder, resumes)
+            new_folder = components.new_run_folder(
+                self.config[command], self.logs, self.run_folder, resumes, self.draws_seed
+            )
         if new_folder and getattr(rank_zero_only, "rank", 0) == 0:
             self.contexts.callback(remove_if_empty, new_folder)
             self._lock(new_folder)
@@ -234,15 +224,26 @@ class DigitCLI(LightningCLI):
         return components.run_logger(command, options, folder, step, bool(self.changed)), new_folder
 
     def fit(self, **options: Any) -> None:
-        """Fit, and print the commands that come next."""
-        prints = self.print_next and self.trainer.is_global_zero
-        if prints:
-            hints.print_unsaved(self.trainer)
-        try:
+        """Fit, and print the result and the commands that come next."""
+        with contextlib.ExitStack() as stack:
+            if self.print_next and self.trainer.is_global_zero:
+                stack.enter_context(messages.report_fit(self.trainer, self.config[self.subcommand], self.logs))
             self.trainer.fit(**options)
-        except Stopped:
-            if prints:
-                hints.print_next("fit", self.trainer, self.config[self.subcommand], self.logs)
-            raise
-        if prints:
-            hints.print_next("test", self.trainer, self.config[self.subcommand], self.logs)
+
+    def validate(self, verbose: bool, **options: Any) -> None:
+        """Validate, and print the metrics."""
+        self.trainer.validate(verbose=False, **options)
+        if verbose and self.trainer.is_global_zero:
+            messages.print_metrics(self.trainer, "val")
+
+    def test(self, verbose: bool, **options: Any) -> None:
+        """Test, and print the metrics."""
+        self.trainer.test(verbose=False, **options)
+        if verbose and self.trainer.is_global_zero:
+            messages.print_metrics(self.trainer, "test")
+
+    def predict(self, **options: Any) -> None:
+        """Predict, and print where the predictions are."""
+        self.trainer.predict(**options)
+        if self.trainer.is_global_zero:
+            messages.print_predictions(self.trainer)

@@ -205,6 +205,15 @@ def _similar_options(option: str) -> str:
         if similar:
             return f": did you mean --{group}.{similar[0]}?"
         return f"; --{group} takes {', '.join(known)}." if len(known) < 20 else "."
+    if option.startswith("-"):
+        options = {
+            name: f"{key}.{name}" for key, owner in _GROUPS.items() for name in inspect.signature(owner).parameters
+        }
+        options |= {name: name for name in ("config", "ckpt_path", "seed_everything", "trust", "watch_test")}
+        return (
+            "".join(f": did you mean --{options[name]}?" for name in difflib.get_close_matches(name, options, n=1))
+            or "."
+        )
     if option.isidentifier():  # jsonargparse names only the last part of an option of a nested class
         own = {"backbone": backbones.DS_CNN_V1, "augment": augment.RandomAffineBatch}
         return "".join(f"; --model.{key}: {', '.join(inspect.signature(kind).parameters)}" for key, kind in own.items())

@@ -47,18 +47,26 @@ SILENCED_MESSAGES = (
     "Restoring states from the checkpoint",
     "Received SIG",
     "`weights_only` was not set",  # AtomicCheckpointIO sets it
+    "`Trainer.fit` stopped: `max_epochs=",  # the result says so
 )
 """Parts of Lightning's messages that say nothing about this run."""
 
+SILENCED_EVALUATION_MESSAGES = ("Seed set to", "GPU available", "Loaded model weights from")
+"""More of them where nothing is trained."""
+
 
 @contextlib.contextmanager
-def silence_warnings() -> Iterator[None]:
-    """Silence warnings and messages that a user cannot act on.
+def silence_warnings(trains: bool = True) -> Iterator[None]:
+    """Silence warnings and messages that a user cannot act on; more of them where nothing is trained.
 
     TensorBoard's writer thread passes its OSError on to the run, which reports it, so its traceback is silenced too.
     """
     thread_hook = threading.excepthook
-    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _LOGGERS]
+    loggers = [logging.getLogger(f"lightning.{name}") for name in _LOGGERS]
+    silenced = SILENCED_MESSAGES + (() if trains else SILENCED_EVALUATION_MESSAGES)
+
+    def is_useful(record: logging.LogRecord) -> bool:
+        return not any(text in record.getMessage() for text in silenced)
 
     def report(args: threading.ExceptHookArgs) -> None:
         if not issubclass(args.exc_type, OSError):
@@ -66,7 +74,7 @@ def silence_warnings() -> Iterator[None]:
 
     threading.excepthook = report
     for logger in loggers:
-        logger.addFilter(_is_useful)
+        logger.addFilter(is_useful)
     try:
         with warnings.catch_warnings():
             # LightningCLI (2.6.6) calls methods by names that jsonargparse has changed
@@ -77,14 +85,13 @@ def silence_warnings() -> Iterator[None]:
     finally:
         threading.excepthook = thread_hook
         for logger in loggers:
-            logger.removeFilter(_is_useful)
+            logger.removeFilter(is_useful)
 
 
-_LOGGERS = ("utilities.rank_zero", "trainer.connectors.signal_connector", "trainer.connectors.checkpoint_connector")
-
-
-def _is_useful(record: logging.LogRecord) -> bool:
-    return not any(text in record.getMessage() for text in SILENCED_MESSAGES)
+_LOGGERS = (
+    *("fabric.utilities.seed", "fabric.utilities.rank_zero", "pytorch.utilities.rank_zero"),
+    *("pytorch.trainer.connectors.signal_connector", "pytorch.trainer.connectors.checkpoint_connector"),
+)
 
 
 @contextlib.contextmanager

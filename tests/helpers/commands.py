@@ -47,10 +47,10 @@ def equal_weights(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 
 
 def accuracy(printed: str) -> float:
-    """The accuracy in a table that test or validate prints."""
-    found = re.search(r"accuracy/(?:test|val)\W+([\d.]+)", printed)
+    """The accuracy, from 0 to 1, that test or validate prints."""
+    found = re.search(r"accuracy/(?:test|val)\W+([\d.]+) %", printed)
     assert found, printed
-    return float(found[1])
+    return float(found[1]) / 100
 
 
 def error_line(main: Main, line: str, capsys: pytest.CaptureFixture[str]) -> str:

@@ -22,7 +22,7 @@ from mnist_lit.callbacks.figures import FitFigures
 from mnist_lit.callbacks.record import RunRecord
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data.datamodule import MNISTDataModule
-from mnist_lit.run import hints
+from mnist_lit.run import messages
 
 SIGNALS = 500 if FULL else 12
 
@@ -63,7 +63,7 @@ PLACES: list[tuple[Any, str]] = [
     (EventFileWriter, "add_event"),
     (EventFileWriter, "flush"),
     (os, "fsync"),
-    (hints, "print_next"),
+    (messages, "print_next"),
 ]
 """Functions during which a signal arrives."""
 
