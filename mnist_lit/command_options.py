@@ -175,11 +175,12 @@ def _demo() -> CommandParser:
         usage="[--ckpt_path FILE|last|best] [--port NUMBER]",
         description="""\
 Serve a web page that reads the digit you draw on it, with mouse, finger or keyboard, or a photo of one. It shows the
-probabilities of the ten digits as you draw, and the 28 x 28 pixels that the network sees. Only this machine can open
-the page, and it needs no internet.""",
+probabilities of the ten digits as you draw, and the pixels that the network gets, and compares the three networks of
+the project. Only this machine can open the page, and it needs no internet.""",
         epilog="Example: mnist-lit demo --ckpt_path last",
     )
-    parser.add_argument("--ckpt_path", metavar="FILE", help=f"{CHECKPOINT} (default: the DS_CNN_V3 of the project)")
+    own = f"one more network to compare, chosen first: {CHECKPOINT}"
+    parser.add_argument("--ckpt_path", metavar="FILE", help=own)
     parser.add_argument("--port", type=int, default=7860, metavar="NUMBER", help="port; 0: any free one (7860)")
     parser.add_trust()
     return parser

@@ -5,8 +5,11 @@ import difflib
 from collections.abc import Callable
 from typing import NoReturn
 
-REFERENCE = "lightning_logs/reference/ds_cnn_v3/checkpoints/last.ckpt"
-"""The checkpoint that is part of the project."""
+REFERENCES = [f"lightning_logs/reference/ds_cnn_v{number}/checkpoints/last.ckpt" for number in (1, 2, 3)]
+"""The checkpoints that are part of the project."""
+
+REFERENCE = REFERENCES[-1]
+"""The one that reads by default."""
 
 RECIPE = "ds_cnn_v2"
 """A recipe of the project, in examples."""

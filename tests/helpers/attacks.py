@@ -10,11 +10,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_lit.command_parser import REFERENCE
-from mnist_lit.files import project_path
-from mnist_lit.photos.demo import start_server
+from mnist_lit.photos.demo import load_networks, start_server
 from mnist_lit.photos.server import LocalServer
-from mnist_lit.run.restore import load_classifier
 
 PATIENCE_S = 60
 
@@ -22,8 +19,7 @@ PATIENCE_S = 60
 @contextlib.contextmanager
 def serving() -> Iterator[LocalServer]:
     """Run the demo's server in this process."""
-    model, _ = load_classifier(project_path(REFERENCE))
-    with start_server(model, 0) as server:
+    with start_server(load_networks(), 0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
@@ -76,7 +72,7 @@ def reset(connection: socket.socket) -> None:
 def is_read(port: int, drawing: bytes) -> bool:
     """Whether a normal request is answered."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/drawing", drawing, timeout=PATIENCE_S) as response:
-        return len(json.load(response)["probabilities"]) == 10
+        return [len(each["probabilities"]) for each in json.load(response)["networks"]] == [10, 10, 10]
 
 
 def any_bytes(generator: random.Random, port: int, bodies: list[bytes]) -> bytes:
@@ -104,7 +100,8 @@ def any_bytes(generator: random.Random, port: int, bodies: list[bytes]) -> bytes
     if generator.random() < 0.5:  # else hardly any picture would be decoded
         lines = [f"Host: 127.0.0.1:{port}", f"Content-Length: {len(body)}"]
     method = choose(["GET", "POST", "POST", "POST", "PUT", "HEAD", "OPTIONS", "get", ""])
-    path = choose(["/drawing", "/photo", "/", "/../..", "http://127.0.0.1/", "*", "/" + "a" * choose([1, 70_000])])
+    paths = ["/drawing", "/photo", "/", "/demo.js", "/networks", "/../..", "http://127.0.0.1/", "*"]
+    path = choose([*paths, "/" + "a" * choose([1, 70_000])])
     version = choose(["HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/x", ""])
     data = choose(["\r\n", "\r\n", "\n"]).join([f"{method} {path} {version}", *lines, "", ""]).encode() + body
     if generator.random() < 0.1:

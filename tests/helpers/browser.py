@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
 
 from helpers.paper import Array, curve
+from helpers.processes import wait_until
 
 CHROMIUM, DRIVER = (
     next(filter(None, map(shutil.which, names)), None)
@@ -64,6 +66,35 @@ def chromium() -> Iterator[Chrome]:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(service.process.pid, signal.SIGKILL)
                 service.process.wait()
+
+
+def emulate(page: Chrome, width: int = 1280, height: int = 800, touch: bool = False, dark: bool = False) -> None:
+    """Give the page the size, the kind of pointer and the colors of a device."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": touch})
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+
+def open_page(page: Chrome, address: str) -> None:
+    """Open the demo's page and wait for its networks."""
+    page.get(address)
+    wait_until(lambda: page.find_elements(By.CSS_SELECTOR, "#networks :checked"), "the page is ready")
+
+
+def read_answer(page: Chrome, pattern: str = "It reads") -> str:
+    """The answer to the newest drawing, as soon as it matches a pattern, or after a minute."""
+    deadline = time.monotonic() + 60
+    while True:
+        # at once, so that the answer is not replaced in between
+        text: str
+        text, is_pending = page.execute_script(
+            "return [document.getElementById('answer').textContent, !!document.querySelector('.pending')]"
+        )
+        if (not is_pending and re.search(pattern, text)) or time.monotonic() > deadline:
+            return text
+        time.sleep(0.05)
 
 
 def draw(page: Chrome, strokes: list[str], touch: bool) -> None:

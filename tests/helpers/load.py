@@ -15,8 +15,8 @@ SIDE, PEN = 560, 38  # of the page's canvas
 
 
 def canvas(strokes: list[str], x: float = 0.5, y: float = 0.5) -> bytes:
-    """The PNG file that the page posts, with strokes, as in helpers.paper, around a position from 0 to 1."""
-    image = Image.new("RGBA", (SIDE, SIDE), "white")
+    """The PGM file that the page posts, with strokes, as in helpers.paper, around a position from 0 to 1."""
+    image = Image.new("L", (SIDE, SIDE), "white")
     pen = ImageDraw.Draw(image)
     for stroke in strokes:
         points: Array = np.array([point.split(",") for point in stroke.strip("!").split()], float)
@@ -26,7 +26,7 @@ def canvas(strokes: list[str], x: float = 0.5, y: float = 0.5) -> bytes:
         for x_end, y_end in path[[0, -1]].tolist():
             pen.circle((x_end, y_end), PEN / 2, fill="black")
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file, "PPM")
     return file.getvalue()
 
 

@@ -1,4 +1,7 @@
-"""Make the README's screenshots; needs Chromium: `PYTHONPATH=tests uv run python -m helpers.screenshots`."""
+"""Make the README's screenshots, or those that are named, such as `demo`; needs Chromium.
+
+`PYTHONPATH=tests uv run python -m helpers.screenshots`
+"""
 
 import subprocess
 import sys
@@ -8,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from helpers.browser import chromium, demo_server, draw
+from helpers.browser import chromium, demo_server, draw, emulate, open_page, read_answer
 from helpers.paper import HELD_OUT_STROKES, picture
 from helpers.tensorboard import Server
 
@@ -40,24 +43,31 @@ def contact_sheet() -> None:
     shrink(REFERENCE / "predictions.png", 900)
 
 
-def main() -> None:
-    contact_sheet()
-    with chromium() as browser:
-        browser.set_window_size(1000, 800)
-        with demo_server(Path()) as (_, address):
-            browser.get(address)
-            draw(browser, HELD_OUT_STROKES[7], touch=False)
-            time.sleep(1)
-            browser.save_screenshot(str(REFERENCE / "demo.png"))
-        shrink(REFERENCE / "demo.png", 800)
-        with Server() as server:
-            browser.set_window_size(1300, 850)
-            browser.get(f"{server.address}/?darkMode=false#custom_scalars")
-            server.wait("custom_scalars/layout", bool)
-            time.sleep(20)
-            browser.save_screenshot(str(REFERENCE / "tensorboard.png"))
-        shrink(REFERENCE / "tensorboard.png", 1000)
+def demo_page() -> None:
+    """The demo's page with a 7."""
+    with chromium() as browser, demo_server(Path()) as (_, address):
+        emulate(browser)
+        open_page(browser, address)
+        draw(browser, HELD_OUT_STROKES[7], touch=False)
+        read_answer(browser)
+        time.sleep(1)  # the bars move
+        browser.save_screenshot(str(REFERENCE / "demo.png"))
+    shrink(REFERENCE / "demo.png", 1280)
 
+
+def custom_scalars() -> None:
+    """TensorBoard with the reference runs."""
+    with chromium() as browser, Server() as server:
+        browser.set_window_size(1300, 850)
+        browser.get(f"{server.address}/?darkMode=false#custom_scalars")
+        server.wait("custom_scalars/layout", bool)
+        time.sleep(20)
+        browser.save_screenshot(str(REFERENCE / "tensorboard.png"))
+    shrink(REFERENCE / "tensorboard.png", 1000)
+
+
+SCREENSHOTS = {"predictions": contact_sheet, "demo": demo_page, "tensorboard": custom_scalars}
 
 if __name__ == "__main__":
-    main()
+    for name in sys.argv[1:] or SCREENSHOTS:
+        SCREENSHOTS[name]()

@@ -1,10 +1,10 @@
-"""The demo's server, and its page in a real Chromium."""
+"""The demo's server: the files of its page, its answers and its refusals."""
 
 import io
 import json
-import re
+import shutil
 import signal
-import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.attacks import serving
-from helpers.browser import CHROMIUM, DRIVER, chromium, demo_server, draw
-from helpers.paper import HELD_OUT_STROKES, TUNED_STROKES, picture, seven
-from selenium.webdriver import Chrome, Keys
-from selenium.webdriver.common.by import By
+from helpers.browser import demo_server
+from helpers.paper import seven
+from helpers.readme_tables import ROOT
 
 from mnist_lit import UserError
-from mnist_lit.command_parser import REFERENCE
+from mnist_lit.command_parser import REFERENCE, REFERENCES
 from mnist_lit.files import project_path
-from mnist_lit.photos.demo import start_server
+from mnist_lit.photos.demo import FILES, load_networks, start_server
 from mnist_lit.run.restore import load_classifier
-
-needs_chromium = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +38,63 @@ def post(url: str, body: bytes) -> dict[str, Any]:
     return answer
 
 
-def test_the_page_may_request_nothing_from_other_servers(address: str) -> None:
-    with urllib.request.urlopen(address, timeout=10) as response:
-        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
-        assert b"Draw a digit" in response.read()
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return json.load(response)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_the_page_and_its_files_may_request_nothing_from_other_servers(address: str, path: str) -> None:
+    with urllib.request.urlopen(address + path, timeout=10) as response:
+        assert response.headers["Content-Type"] == f"{FILES[path]}; charset=utf-8"
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert b"http" not in response.read()
 
 
 @pytest.mark.parametrize("path", ["drawing", "photo"])
-def test_a_posted_picture_is_answered_with_probabilities_and_pixels(address: str, path: str) -> None:
+def test_a_picture_is_answered_with_the_probabilities_and_inputs_of_all_networks(address: str, path: str) -> None:
     file = io.BytesIO()
     seven().save(file, "PNG")
     answer = post(f"{address}/{path}", file.getvalue())
-    assert answer["probabilities"].index(max(answer["probabilities"])) == 7
-    assert sum(answer["probabilities"]) == pytest.approx(1)
-    assert len(answer["pixels"]) == 784
+    images = torch.tensor(answer["pixels"], dtype=torch.uint8)[None, None]
+    assert images.shape == (1, 1, 28, 28)
+    assert len(answer["networks"]) == 3
+    for reference, network in zip(REFERENCES, answer["networks"], strict=True):
+        model, _ = load_classifier(project_path(reference))
+        with torch.inference_mode():
+            expected = model(images).softmax(dim=1)[0]
+        torch.testing.assert_close(torch.tensor(network["probabilities"]), expected)
+        assert expected.argmax() == 7
+        shown = torch.tensor(network["input"])
+        assert shown.shape == (18, 18)
+        torch.testing.assert_close(shown / 255, model.preprocess.prepare(images)[0, 0], atol=0.5 / 255, rtol=0)
     assert "not a picture" in post(f"{address}/{path}", b"7")["error"]
+
+
+def test_the_page_gets_the_names_and_sizes_of_the_networks(address: str) -> None:
+    names = ["DS_CNN_V1", "DS_CNN_V2", "DS_CNN_V3"]
+    sizes = [5226, 4070, 6526]
+    assert get(f"{address}/networks") == [
+        {"name": name, "parameters": size} for name, size in zip(names, sizes, strict=True)
+    ]
+
+
+def test_a_checkpoint_of_ones_own_is_one_more_network_and_the_last(tmp_path: Path) -> None:
+    assert [name for name, _ in load_networks(str(project_path(REFERENCES[0])))] == [
+        "DS_CNN_V2",
+        "DS_CNN_V3",
+        "Your DS_CNN_V1",
+    ]
+    shutil.copy(project_path(REFERENCE), tmp_path / "own.ckpt")
+    assert [name for name, _ in load_networks(str(tmp_path / "own.ckpt"))][2:] == ["DS_CNN_V3", "Your DS_CNN_V3"]
+
+
+def test_the_wheel_contains_the_networks() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for reference in REFERENCES:
+        assert build["force-include"][reference] == f"mnist_lit/{reference}"
 
 
 @pytest.mark.parametrize(
@@ -62,6 +102,8 @@ def test_a_posted_picture_is_answered_with_probabilities_and_pixels(address: str
     [
         ("", {"Host": "elsewhere.example:80"}, None, 403),
         ("/../pyproject.toml", {}, None, 404),
+        ("/demo.py", {}, None, 404),
+        ("/networks", {"Origin": "http://elsewhere.example"}, None, 403),
         ("/photo", {"Origin": "http://elsewhere.example"}, b"7", 403),
         ("/photo", {"Origin": "null"}, b"7", 403),
         ("/photo", {"Content-Length": "0"}, b"7", 400),
@@ -80,10 +122,9 @@ def test_other_hosts_origins_and_paths_are_refused(
 
 
 def test_a_port_in_use_or_out_of_range_is_reported(address: str) -> None:
-    model, _ = load_classifier(project_path(REFERENCE))
     for port in (int(address.rpartition(":")[2]), 70_000):
         with pytest.raises(UserError, match=f"--port {port} cannot be used"):
-            start_server(model, port)
+            start_server([], port)
 
 
 @pytest.mark.slow
@@ -93,110 +134,3 @@ def test_ctrl_c_exits_with_130_and_no_traceback(tmp_path: Path) -> None:
         assert process.communicate(timeout=60) == ("", "")
         assert process.returncode == 130
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chrome]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Chrome, address: str) -> Iterator[Chrome]:
-    """The page, which must log no error and request nothing from elsewhere."""
-    browser.set_window_size(1100, 900)
-    browser.get(address)
-    yield browser
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    urls = re.findall(r'"url":"(\w+:[^"]*)"', " ".join(entry["message"] for entry in browser.get_log("performance")))
-    assert f"{address}/" in urls
-    assert {url for url in urls if not url.startswith((address, "data:", "blob:", "about:", "chrome:"))} == set()
-
-
-def answer(page: Chrome, pattern: str) -> str:
-    """The page's answer, as soon as it matches the pattern, or after a minute."""
-    for _ in range(600):
-        text = page.find_element(By.ID, "answer").text
-        if re.search(pattern, text):
-            break
-        time.sleep(0.1)
-    return text
-
-
-@needs_chromium
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("strokes", "touch"), [(HELD_OUT_STROKES, False), (TUNED_STROKES, True)], ids=["mouse", "touch"]
-)
-def test_ten_drawn_digits_are_read(page: Chrome, strokes: dict[int, list[str]], touch: bool) -> None:
-    is_right = []
-    for digit in range(10):
-        draw(page, strokes[digit], touch)
-        is_right.append(f"reads {digit}," in answer(page, f"reads {digit},"))
-        rows = page.find_elements(By.CSS_SELECTOR, "#digits tr")
-        assert sum(float(row.text.split()[1]) for row in rows) == pytest.approx(100, abs=0.6)
-        page.find_element(By.ID, "clear").click()
-        assert answer(page, "Nothing drawn") == "Nothing drawn yet."
-    assert sum(is_right) >= 9, is_right
-
-
-@needs_chromium
-@pytest.mark.slow
-def test_a_photo_is_read_and_an_unreadable_file_reported(page: Chrome, tmp_path: Path) -> None:
-    picture(64, True).image.save(tmp_path / "four.jpg")
-    (tmp_path / "bad.png").write_text("7")
-    file_input = page.find_element(By.ID, "photo")
-    file_input.send_keys(str(tmp_path / "four.jpg"))
-    assert "It reads 4, " in answer(page, "It reads")
-    pixels: list[int] = page.execute_script("return [...seen.getImageData(0, 0, 28, 28).data]")
-    assert max(pixels[::4]) > 200
-    file_input.send_keys(str(tmp_path / "bad.png"))
-    assert answer(page, "No answer") == "No answer: not a picture in a common format, such as JPEG or PNG."
-
-
-@needs_chromium
-@pytest.mark.slow
-def test_clear_and_new_strokes_remove_a_photo(page: Chrome, tmp_path: Path) -> None:
-    picture(64, True).image.save(tmp_path / "four.jpg")
-    file_input = page.find_element(By.ID, "photo")
-    for _ in range(2):  # the same photo again
-        file_input.send_keys(str(tmp_path / "four.jpg"))
-        assert "It reads 4, " in answer(page, "It reads 4")
-        # a drawing whose image is ready only after Clear
-        page.execute_script("sendDrawing(); paper.toBlob = take => setTimeout(() => take(new Blob(['7'])), 300)")
-        time.sleep(0.2)
-        page.find_element(By.ID, "clear").click()
-        time.sleep(1)
-        assert answer(page, "Nothing drawn") == "Nothing drawn yet."
-        assert page.execute_script("return $('photo').value") == ""
-        page.execute_script("delete paper.toBlob")
-    file_input.send_keys(str(tmp_path / "four.jpg"))
-    assert "It reads 4, " in answer(page, "It reads 4")
-    draw(page, HELD_OUT_STROKES[7], False)
-    assert "It reads 7, " in answer(page, "It reads 7")
-
-
-@needs_chromium
-@pytest.mark.slow
-def test_the_page_works_with_a_keyboard_and_on_a_phone(page: Chrome) -> None:
-    focused = page.switch_to.active_element
-    order = []
-    for _ in range(3):
-        focused.send_keys(Keys.TAB)
-        focused = page.switch_to.active_element
-        order.append(focused.get_attribute("id"))
-    assert order == ["paper", "clear", "photo"]
-    paper = page.find_element(By.ID, "paper")
-    paper.send_keys(*[Keys.ARROW_UP] * 9, " ", *[Keys.ARROW_DOWN] * 18, " ")
-    assert "It reads 1, " in answer(page, "It reads 1")
-    for control in page.find_elements(By.CSS_SELECTOR, "canvas, button, input"):
-        assert control.accessible_name
-    page.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-    )
-    sizes: list[Any] = page.execute_script(
-        "return [document.body.scrollWidth, innerWidth, parseFloat(getComputedStyle(document.body).fontSize)]"
-    )
-    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    assert sizes[0] <= sizes[1] == 360
-    assert sizes[2] >= 16
