@@ -180,4 +180,5 @@ def _classify(model: DigitClassifier, images: Tensor) -> dict[str, Any]:
     """The steps of the classifier's `forward` for one image (1, 1, 28, 28), with the input of its backbone."""
     prepared = model.preprocess.prepare(images)
     probabilities = model.backbone(model.preprocess.normalize(prepared)).softmax(dim=1)[0]
+    probabilities = probabilities.nan_to_num()  # of a network that has diverged: JSON has no NaN
     return {"input": (prepared[0, 0] * 255).round().int().tolist(), "probabilities": probabilities.tolist()}

@@ -97,6 +97,16 @@ def read_answer(page: Chrome, pattern: str = "It reads") -> str:
         time.sleep(0.05)
 
 
+def canvas(page: Chrome, name: str) -> Array:
+    """The red, green, blue and alpha of a canvas, (H, W, 4)."""
+    values, width = page.execute_script(
+        "const canvas = document.getElementById(arguments[0]), {width, height} = canvas;"
+        "return [[...canvas.getContext('2d').getImageData(0, 0, width, height).data], width]",
+        name,
+    )
+    return np.array(values).reshape(-1, width, 4)
+
+
 def draw(page: Chrome, strokes: list[str], touch: bool) -> None:
     """Draw strokes, as in helpers.paper, on the page's canvas, with the mouse or a finger."""
     paper = page.find_element(By.ID, "paper")

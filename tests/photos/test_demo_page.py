@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.attacks import serving
-from helpers.browser import CHROMIUM, DRIVER, chromium, draw, emulate, open_page, read_answer
+from helpers.browser import CHROMIUM, DRIVER, canvas, chromium, draw, emulate, open_page, read_answer
 from helpers.paper import HELD_OUT_STROKES, TUNED_STROKES, Array, picture
 from helpers.processes import FULL, wait_until
 from PIL import Image
@@ -61,16 +61,6 @@ def page(browser: Chrome, address: str) -> Iterator[Chrome]:
 
 def click(page: Chrome, name: str) -> None:
     page.find_element(By.ID, name).click()
-
-
-def canvas(page: Chrome, name: str) -> Array:
-    """The red, green, blue and alpha of a canvas, (H, W, 4)."""
-    values, width = page.execute_script(
-        "const canvas = document.getElementById(arguments[0]), {width, height} = canvas;"
-        "return [[...canvas.getContext('2d').getImageData(0, 0, width, height).data], width]",
-        name,
-    )
-    return np.array(values).reshape(-1, width, 4)
 
 
 @pytest.mark.parametrize(
