@@ -83,7 +83,7 @@ def load_networks(ckpt_path: str | None = None, trust: Collection[str] = ()) -> 
     files = [path for path in map(project_path, REFERENCES) if path.resolve() != own] + ([own] if own else [])
     models = [load_classifier(file, trust)[0] for file in files]
     return [
-        Network(f"{'Your ' * (file == own)}{type(model.backbone).__name__}", model)
+        Network(f"{type(model.backbone).__name__}{' (yours)' * (file == own)}", model)
         for file, model in zip(files, models, strict=True)
     ]
 

@@ -85,10 +85,10 @@ def test_a_checkpoint_of_ones_own_is_one_more_network_and_the_last(tmp_path: Pat
     assert [name for name, _ in load_networks(str(project_path(REFERENCES[0])))] == [
         "DS_CNN_V2",
         "DS_CNN_V3",
-        "Your DS_CNN_V1",
+        "DS_CNN_V1 (yours)",
     ]
     shutil.copy(project_path(REFERENCE), tmp_path / "own.ckpt")
-    assert [name for name, _ in load_networks(str(tmp_path / "own.ckpt"))][2:] == ["DS_CNN_V3", "Your DS_CNN_V3"]
+    assert [name for name, _ in load_networks(str(tmp_path / "own.ckpt"))][2:] == ["DS_CNN_V3", "DS_CNN_V3 (yours)"]
 
 
 def test_the_wheel_contains_the_networks() -> None:
