@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService
-from selenium.webdriver.common.actions.interaction import POINTER_TOUCH
+from selenium.webdriver.common.actions.action_builder import ActionBuilder
+from selenium.webdriver.common.actions.interaction import POINTER_PEN, POINTER_TOUCH
+from selenium.webdriver.common.actions.pointer_actions import PointerActions
 from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
 
@@ -123,3 +125,18 @@ def draw(page: Chrome, strokes: list[str], touch: bool) -> None:
                 actions.w3c_actions.pointer_action.pointer_down()
         actions.w3c_actions.pointer_action.pointer_up()
     actions.perform()
+
+
+def draw_with_stylus(page: Chrome) -> None:
+    """Draw a vertical line with a stylus that is pressed more and more, while a finger touches the page's canvas."""
+    paper = page.find_element(By.ID, "paper")
+    builder = ActionBuilder(page)
+    stylus, finger = (
+        PointerActions(builder.add_pointer_input(kind, kind), duration=5) for kind in (POINTER_PEN, POINTER_TOUCH)
+    )
+    stylus.move_to(paper, 0, -150).pointer_down(pressure=0.1)
+    for step in range(15):
+        stylus.move_to(paper, 0, 20 * step - 130, pressure=0.2 + step / 20, tilt_x=20)
+    finger.pause(0.01).pause(0.01).move_to(paper, 150, 100).pointer_down().move_to(paper, 150, 150).pointer_up()
+    stylus.pointer_up()
+    builder.perform()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.attacks import serving
-from helpers.browser import CHROMIUM, DRIVER, canvas, chromium, draw, emulate, open_page, read_answer
+from helpers.browser import CHROMIUM, DRIVER, canvas, chromium, draw, draw_with_stylus, emulate, open_page, read_answer
 from helpers.paper import HELD_OUT_STROKES, TUNED_STROKES, Array, picture
 from helpers.processes import FULL, wait_until
 from PIL import Image
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and chromedriver"),
 ]
 
-ANSWER_S = 0.3 if FULL else 60
+ANSWER_S = 0.5 if FULL else 60
 """Seconds from the last movement of a stroke to its answer; the real limit needs an idle machine."""
 
 AXE = Path(os.environ.get("AXE_CORE", ""), "axe.min.js")
@@ -87,6 +87,13 @@ def test_ten_drawn_digits_are_read_promptly(
     report(f"answers {1000 * np.median(seconds):.0f} ms after the last movement, at most {1000 * max(seconds):.0f} ms")
     assert sum(is_right) >= 9, is_right
     assert 0 < max(seconds) < ANSWER_S
+
+
+def test_the_pressure_of_a_stylus_and_a_finger_beside_it_change_nothing(page: Chrome) -> None:
+    draw_with_stylus(page)
+    assert "It reads 1, " in read_answer(page)
+    widths = (canvas(page, "paper")[..., 3] > 128).sum(axis=1)
+    assert widths.max() <= 40
 
 
 def test_the_page_shows_what_each_network_gets_and_reads(page: Chrome) -> None:
@@ -189,16 +196,15 @@ def test_the_keyboard_draws_with_a_pen_that_is_seen_and_that_clear_lifts(page: C
     assert "It reads 1, " in read_answer(page)
     assert cursor.get_attribute("class") == "down"
     wait_until(lambda: "It reads 1" in page.find_element(By.ID, "status").text, "the status names the digit")
-    # without a click, which would move the focus
-    page.execute_script("document.getElementById('clear').onclick()")
+    page.execute_script("document.getElementById('clear').onclick()")  # a click would move the focus
     assert cursor.get_attribute("class") == ""
     paper.send_keys(Keys.ARROW_DOWN)
     assert not canvas(page, "paper").any()
     paper.send_keys(" ", Keys.TAB)
     assert not cursor.is_displayed()
     assert cursor.get_attribute("class") == ""
-    for control in page.find_elements(By.CSS_SELECTOR, "canvas, button, input"):
-        assert control.accessible_name
+    controls = page.find_elements(By.CSS_SELECTOR, "canvas, button, input")
+    assert all(control.accessible_name for control in controls)
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE, (390, 664), (768, 1024), (844, 390)])
