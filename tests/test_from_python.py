@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.bare import fit, loader, trainer
 from helpers.commands import Main, accuracy, equal_weights, error_line
-from helpers.processes import finish, launch
+from helpers.processes import FULL, finish, launch
 from lightning.pytorch import seed_everything
 from torch.utils.data import DataLoader, Subset, random_split
 
@@ -157,7 +157,10 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_notebook"])
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param("ddp", marks=pytest.mark.skipif(not FULL, reason="imports torch once more")), "ddp_notebook"],
+)
 def test_bare_trainer_uses_two_processes(strategy: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT.replace("STRATEGY", strategy))
     process = launch([sys.executable, "-W", "ignore", "script.py"], tmp_path)

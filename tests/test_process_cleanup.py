@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.processes import Process, finish, launch, wait_until
+from helpers.processes import FULL, Process, finish, launch, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +80,7 @@ def test_failed_tests_end_and_leave_no_process(tmp_path: Path) -> None:
     assert not any(map(is_running, pids))
 
 
+@pytest.mark.skipif(not FULL, reason="imports torch twice more")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")
 def test_forked_processes_end_with_pytest(tmp_path: Path) -> None:
     assert finish(run_pytest(tmp_path, CRASH)) == -signal.SIGKILL

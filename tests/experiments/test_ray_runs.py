@@ -20,7 +20,7 @@ from mnist_lit.experiments.runs import Run
 from mnist_lit.files import LOCK
 
 FOLDER = Path("lightning_logs/compare/version_0")
-COMPARE = ["compare", "good.yaml", "bad.yaml", "--seeds=3", *SMALL, "--trainer.max_epochs=30"]
+COMPARE = ["compare", "good.yaml", "bad.yaml", "--seeds=3", *SMALL, "--trainer.max_epochs=16"]
 COMPARE += ["--trainer.limit_train_batches=10", "--data.source=sample"]  # Ray's workers do not know the tiny MNIST
 
 
@@ -72,7 +72,7 @@ def test_results_equal_those_in_sequence_after_command_and_worker_are_killed(tmp
         theirs = sequence / ours.relative_to(parallel)
         for path in ("checkpoints/best.ckpt", "checkpoints/last.ckpt"):
             assert differences(load(ours / path), load(theirs / path)) == []
-        assert len(curves(ours)["accuracy/val"]) == 30
+        assert len(curves(ours)["accuracy/val"]) == 16
         assert differences(curves(ours), curves(theirs)) == []
         assert (ours / "config.yaml").read_bytes() == (theirs / "config.yaml").read_bytes()
 

@@ -24,7 +24,7 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.run import messages
 
-SIGNALS = 500 if FULL else 12
+SIGNALS = 500 if FULL else 8
 
 
 @pytest.mark.slow
