@@ -4,20 +4,12 @@ The steps: straighten the sheet of paper, pick the color channel with the strong
 brightness, apply a threshold, erase ruled lines, and choose the connected components that form the digit.
 """
 
-from typing import Any
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from mnist_lit.photos.pictures import UnreadableError
-
-Array = NDArray[Any]
-
-MAX_LINES = 300
-"""Lines of a direction that are searched for: squared paper has a hundred, a picture full of ink has thousands."""
-
-BLANK = "no digit found, the picture is blank"
+from mnist_lit.photos.lines import erase_ruled_lines
+from mnist_lit.photos.parts import BLANK, disc, select_digit
+from mnist_lit.photos.pictures import Array, UnreadableError
 
 
 def find_ink(pixels: Array, invert: bool | None = None) -> tuple[Array, float]:
@@ -39,17 +31,12 @@ def find_ink(pixels: Array, invert: bool | None = None) -> tuple[Array, float]:
         darkness = _relative_darkness(channel)
         try:
             threshold, ink_darkness = _choose_threshold(darkness)
-            digit = _select_digit(_erase_ruled_lines((darkness > threshold).astype(np.uint8)))
+            digit = select_digit(erase_ruled_lines((darkness > threshold).astype(np.uint8)))
         except UnreadableError as error:  # ruled lines may be fainter in the next channel
             errors.append(error)
         else:
             return darkness / ink_darkness * cv2.dilate(digit, disc(3)), threshold / ink_darkness
     raise errors[0]
-
-
-def disc(diameter: int) -> Array:
-    """A round structuring element, uint8 (diameter, diameter)."""
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (max(1, diameter), max(1, diameter)))
 
 
 def _straighten_sheet(pixels: Array) -> Array:
@@ -74,6 +61,8 @@ def _straighten_sheet(pixels: Array) -> Array:
     corners = (center + 0.97 * (corners - center)) / scale  # inside the sheet's edge
     sides = np.linalg.norm(corners - np.roll(corners, -1, axis=0), axis=1)  # top, right, bottom, left
     width, height = int((sides[0] + sides[2]) / 2), int((sides[1] + sides[3]) / 2)
+    if max(width, height) > 2.5 * min(width, height):
+        return pixels  # a broad 1 on a board
     rectangle = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     return cv2.warpPerspective(pixels, cv2.getPerspectiveTransform(corners, rectangle), (width, height))
 
@@ -87,27 +76,41 @@ def _rank_channels(pixels: Array, invert: bool | None) -> list[Array]:
         smaller = cv2.resize(small, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         paper = cv2.medianBlur(smaller, min(smaller.shape) // 2 | 1)
         deviation = small.astype(np.float32) - cv2.resize(paper, small.shape[::-1])
-        strongest = np.percentile(np.abs(deviation), 99.8)
-        score = weight * strongest / (np.median(np.abs(deviation)) + 5)
-        ink_is_light = _ink_is_light(deviation, 0.4 * strongest) if invert is None else invert
+        sample = np.abs(deviation[::2, ::2])
+        strongest = np.percentile(sample, 99.8)
+        score = weight * strongest / (np.median(sample) + 5)
+        ink_is_light = _ink_is_light(small, deviation, 0.4 * strongest) if invert is None else invert
         scored.append((score, 255 - channel if ink_is_light else channel))
     return [channel for _, channel in sorted(scored, key=lambda pair: -pair[0])]
 
 
-def _ink_is_light(deviation: Array, minimum: float) -> bool:
-    """Whether more narrow shapes are lighter than the paper than darker; broad ones are lights and shadows.
+def _ink_is_light(gray: Array, deviation: Array, minimum: float) -> bool:
+    """Whether more strokes are lighter than the paper than darker; if there are none, whether the border is dark.
 
     Args:
+        gray: Brightness, uint8 (H, W).
         deviation: Brightness minus that of the paper, float (H, W).
         minimum: Smallest deviation that counts.
     """
-    areas = []
-    for sign in (1, -1):
-        mask = (sign * deviation > minimum).astype(np.uint8)
-        broad = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc(min(mask.shape) // 5))
-        labels, _ = _components(mask)
-        areas.append(int((mask * ~np.isin(labels, labels[broad > 0])).sum()))
-    return areas[0] > areas[1]
+    light, dark = (_stroke_area((sign * deviation > minimum).astype(np.uint8)) for sign in (1, -1))
+    if light == dark:
+        border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+        return bool(np.median(border) < gray.mean())
+    return light > dark
+
+
+def _stroke_area(mask: Array) -> int:
+    """The area of a mask (H, W) without its broad parts, which are lights, shadows or the background."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
+    area = int(np.count_nonzero(mask))
+    for label in np.unique(labels[depth > min(mask.shape) / 10]):
+        left, top, width, height, pixels = map(int, stats[label])
+        inside = left > 0 and top > 0 and left + width < mask.shape[1] and top + height < mask.shape[0]
+        deepest = float(depth[labels == label].max())
+        if not (inside and deepest < min(mask.shape) / 4 and pixels > 10 * deepest**2):  # 2.5 times as long as wide
+            area -= pixels
+    return area
 
 
 def _relative_darkness(channel: Array) -> Array:
@@ -115,14 +118,15 @@ def _relative_darkness(channel: Array) -> Array:
 
     The paper's brightness is a morphological closing, which fills dark shapes narrower than a quarter of the picture.
     """
-    small = cv2.resize(channel, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    scale = min(1, 128 / max(channel.shape))
+    small = cv2.resize(channel, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     reach = max(small.shape) // 4
     padded = cv2.copyMakeBorder(small, reach, reach, reach, reach, cv2.BORDER_REPLICATE)  # a digit may touch the border
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disc(reach))[reach:-reach, reach:-reach]
     paper = cv2.resize(closed, channel.shape[::-1]).astype(np.float32)
     darkness = 1 - channel / np.maximum(paper, 16)
-    counts, edges = np.histogram(darkness, 100, (0, 0.5))
-    return darkness - float(edges[counts.argmax()])  # noise makes the closing too bright
+    counts = cv2.calcHist([darkness], [0], None, [100], [0, 0.5])
+    return darkness - float(counts.argmax()) / 200  # noise makes the closing too bright
 
 
 def _choose_threshold(darkness: Array) -> tuple[float, float]:
@@ -135,109 +139,3 @@ def _choose_threshold(darkness: Array) -> tuple[float, float]:
     otsu, _ = cv2.threshold(levels.reshape(1, -1), 0, 255, cv2.THRESH_OTSU)
     ink = float(np.median(above[above * 255 >= otsu]))
     return float(np.clip(otsu / 255, 0.35 * ink, 0.55 * ink)), ink
-
-
-def _erase_ruled_lines(ink: Array) -> Array:
-    """The mask (H, W) without the lines of ruled or squared paper: straight, thin, from border to border."""
-    erased = ink.copy()
-    for mask, view in ((ink, erased), (ink.T, erased.T)):
-        lines = _find_lines(mask)
-        # up to two thick lines are strokes of a digit that fills the picture
-        max_thickness = (0.04 if len(lines) > 2 else 0.015) * max(ink.shape)
-        for left, right in lines:
-            _erase_line(view, left, right, max_thickness)
-    return erased if erased.sum() > 0.02 * ink.sum() else ink  # a 1 may fill the picture
-
-
-def _find_lines(ink: Array) -> list[tuple[float, float]]:
-    """Straight lines that cross a mask (H, W) from left to right, as their rows at the left and the right border.
-
-    Shears the mask by all slopes up to 10 %, so that such a line becomes a row that is mostly ink.
-    """
-    height, width = ink.shape
-    columns, margin = 200, 8
-    thicker = cv2.dilate(ink, np.ones((3, 1), np.uint8))
-    small = cv2.resize(thicker, (columns, height), interpolation=cv2.INTER_NEAREST).astype(np.float32)
-    found = []
-    for rise in np.arange(-0.1 * width, 0.1 * width, 1.5):
-        shear = np.array([[1, 0, 0], [rise / columns, 1, 0]])
-        sheared = cv2.warpAffine(small, shear, (columns, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
-        share = sheared.mean(axis=1)
-        at_borders = np.minimum(sheared[:, :margin].mean(axis=1), sheared[:, -margin:].mean(axis=1))
-        rows = np.flatnonzero((share > 0.6) & (at_borders > 0.4))
-        found += [(float(share[row]), float(row), float(row + rise)) for row in rows]
-    left_right = np.array(sorted(found, reverse=True)).reshape(-1, 3)[:, 1:]  # (N, 2)
-    lines: list[tuple[float, float]] = []
-    while len(left_right) and len(lines) < MAX_LINES:
-        best = left_right[0]
-        lines.append((float(best[0]), float(best[1])))
-        left_right = left_right[np.abs(left_right - best).sum(axis=1) > 12]  # without the same line, a little off
-    return lines
-
-
-def _erase_line(ink: Array, left: float, right: float, max_thickness: float) -> None:
-    """Erase a line from a mask (H, W) in place, except where it is thicker than usual: a stroke crosses it there."""
-    height, width = ink.shape
-    reach = 14
-    center = np.round(np.linspace(left, right, width)).astype(int)
-    rows = center + np.arange(-reach, reach + 1)[:, None]  # (29, W)
-    band = ink[rows.clip(0, height - 1), np.arange(width)] * ((rows >= 0) & (rows < height))
-    thickness = band.sum(axis=0)
-    usual = np.median(thickness[thickness > 0]) if thickness.any() else 0
-    if usual <= max_thickness:
-        offsets, columns = np.nonzero(band * (thickness <= 1.5 * usual + 1))
-        ink[rows[offsets, columns], columns] = 0
-
-
-def _select_digit(ink: Array) -> Array:
-    """The part of a mask (H, W) that is the one digit: its largest component and smaller ones close to it."""
-    gap = max(2, round(0.006 * max(ink.shape)))
-    labels, parts = _components(cv2.morphologyEx(ink, cv2.MORPH_CLOSE, disc(2 * gap + 1)))
-    parts = [part for part in parts if part.area > 1e-4 * ink.size and part.length > 0.02 * max(ink.shape)]
-    inner = [part for part in parts if not part.touches_border]
-    if inner and max(part.area for part in inner) > 0.1 * max(part.area for part in parts):
-        parts = inner  # the others are a shadow, a finger or the table
-    if not parts:
-        raise UnreadableError(BLANK)
-    largest = max(parts, key=lambda part: part.length * part.area**0.5)
-    digit = [largest]
-    for part in sorted(parts, key=largest.distance):
-        if part is largest:
-            continue
-        is_large = part.height > 0.5 * largest.height and part.area > 0.15 * largest.area
-        if is_large and part.overlap(largest) < 0.25:
-            raise UnreadableError("several digits; give one digit per picture")
-        is_near = min(map(part.distance, digit)) < 0.25 * largest.height
-        if is_near and part.area > 0.02 * largest.area:
-            digit.append(part)
-    if largest.width > 2.2 * largest.height:
-        raise UnreadableError("several digits that touch; give one digit per picture")
-    return np.isin(labels, [part.label for part in digit]).astype(np.uint8) * ink
-
-
-def _components(ink: Array) -> tuple[Array, list["_Component"]]:
-    """The connected components of a mask (H, W), and the label of each pixel's component, int32 (H, W)."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
-    return labels, [_Component(label, stats[label], *ink.shape) for label in range(1, len(stats))]
-
-
-class _Component:
-    """The bounding box and the area of a connected component, in pixels."""
-
-    def __init__(self, label: int, stats: Array, rows: int, columns: int) -> None:
-        self.label = label
-        self.left, self.top, self.width, self.height, self.area = map(int, stats)
-        self.right, self.bottom = self.left + self.width, self.top + self.height
-        self.length = max(self.width, self.height)
-        self.touches_border = not (self.left > 0 and self.top > 0 and self.right < columns and self.bottom < rows)
-
-    def distance(self, other: "_Component") -> float:
-        """The distance between the two boxes."""
-        across = max(self.left - other.right, other.left - self.right, 0)
-        down = max(self.top - other.bottom, other.top - self.bottom, 0)
-        return float(np.hypot(across, down))
-
-    def overlap(self, other: "_Component") -> float:
-        """The share of the narrower box's width that lies above or below the other box."""
-        shared = min(self.right, other.right) - max(self.left, other.left)
-        return max(shared, 0) / min(self.width, other.width)

@@ -4,14 +4,19 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mnist_lit.photos.ink import BLANK, Array, disc, find_ink
-from mnist_lit.photos.pictures import WORKING_SIZE, UnreadableError, unreadable_on_error
+from mnist_lit.photos.ink import find_ink
+from mnist_lit.photos.parts import BLANK, disc
+from mnist_lit.photos.pictures import WORKING_SIZE, Array, UnreadableError, unreadable_on_error
 
 LENGTH = 200
 """Longer side, in pixels, of the enlarged digit whose strokes are measured: ten times that of MNIST's digits."""
 
 STROKE = (20, 34)
 """Thinnest and thickest stroke, in pixels, of the enlarged digit."""
+
+
+MIN_STROKE = 0.04
+"""Width of the thinnest stroke, as a share of the digit's length, before the digit is reduced to LENGTH pixels."""
 
 
 @unreadable_on_error()
@@ -55,7 +60,7 @@ def to_mnist_form(ink: Array, threshold: float) -> Array:
     Raises:
         UnreadableError: No pixel is ink.
     """
-    enlarged = _crop(ink, ink > threshold, BLANK)
+    enlarged = _widen(_crop(ink, ink > threshold, BLANK), threshold)
     enlarged = _rescale(np.pad(enlarged, 2), LENGTH / max(enlarged.shape))
     enlarged = cv2.GaussianBlur(np.pad(enlarged, STROKE[0]).astype(np.float32), (0, 0), 2)
     shape = _limit_stroke_width((enlarged > threshold).astype(np.uint8))
@@ -70,6 +75,14 @@ def to_mnist_form(ink: Array, threshold: float) -> Array:
     image = np.zeros((28, 28), np.uint8)
     image[top : top + height, left : left + width] = np.clip(np.round(small), 0, 255)
     return image
+
+
+def _widen(ink: Array, threshold: float) -> Array:
+    """Widen strokes that would vanish where ink (H, W) is reduced to LENGTH pixels, and return the ink with a margin."""
+    shape = np.pad((ink > threshold).astype(np.uint8), 1)
+    depth = cv2.distanceTransform(shape, cv2.DIST_L2, 3)[shape > 0]
+    missing = round(MIN_STROKE * max(ink.shape) - 4 * float(depth.mean()))  # strokes are four times as wide as deep
+    return cv2.dilate(np.pad(ink, missing // 2 + 1), disc(missing + 1)) if missing > 0 else ink
 
 
 def _crop(values: Array, mask: Array, error: str) -> Array:

@@ -21,9 +21,9 @@ from mnist_lit.files import expand, project_path, write_atomically
 from mnist_lit.run.restore import load_classifier
 
 require("read", "photos", "cv2")
-from mnist_lit.photos.ink import Array  # noqa: E402
+
 from mnist_lit.photos.mnist_form import photo_to_digit  # noqa: E402
-from mnist_lit.photos.pictures import UnreadableError, open_picture  # noqa: E402
+from mnist_lit.photos.pictures import Array, UnreadableError, open_picture  # noqa: E402
 
 
 def main(options: argparse.Namespace) -> None:
