@@ -28,14 +28,10 @@ def find_ink(pixels: Array, invert: bool | None = None) -> tuple[Array, float]:
     """
     errors = []
     for channel in _rank_channels(_straighten_sheet(pixels), invert):
-        darkness = _relative_darkness(channel)
         try:
-            threshold, ink_darkness = _choose_threshold(darkness)
-            digit = select_digit(erase_ruled_lines((darkness > threshold).astype(np.uint8)))
+            return _find_digit(_relative_darkness(channel))
         except UnreadableError as error:  # ruled lines may be fainter in the next channel
             errors.append(error)
-        else:
-            return darkness / ink_darkness * cv2.dilate(digit, disc(3)), threshold / ink_darkness
     raise errors[0]
 
 
@@ -129,10 +125,48 @@ def _relative_darkness(channel: Array) -> Array:
     return darkness - float(counts.argmax()) / 200  # noise makes the closing too bright
 
 
-def _choose_threshold(darkness: Array) -> tuple[float, float]:
-    """The darkness from which a pixel counts as ink, and the median darkness of the ink."""
+def _find_digit(darkness: Array) -> tuple[Array, float]:
+    """The darkness (H, W) of the digit alone, relative to that of its ink, and the threshold for it."""
     noise = 1.4826 * float(np.median(-darkness[darkness < 0])) if darkness.min() < 0 else 0.0  # standard deviation
-    above = darkness[darkness > max(6 * noise, 0.08)]
+    threshold, ink_darkness = _choose_threshold(darkness, 6 * noise)
+    digit = select_digit(erase_ruled_lines((darkness > threshold).astype(np.uint8)))
+    lower = max(6 * noise, 0.05, 0.15 * ink_darkness)
+    whole = _continue_strokes(digit, (darkness > lower).astype(np.uint8))
+    if whole is None:
+        return darkness / ink_darkness * cv2.dilate(digit, disc(3)), threshold / ink_darkness
+    darkness *= cv2.dilate(whole, disc(3))
+    return darkness / np.maximum(cv2.dilate(darkness, disc(7)), lower), 0.5  # half of the ink nearby
+
+
+def _continue_strokes(digit: Array, faint: Array) -> Array | None:
+    """The digit with strokes of fainter ink that continue its own; None without such strokes, or on ruled paper.
+
+    Args:
+        digit: Mask of the ink above the threshold, (H, W).
+        faint: Mask of the ink above a lower threshold, (H, W).
+    """
+    enough = 0.03 * digit.sum()
+    new = faint & (1 - cv2.dilate(digit, disc(9)))
+    if new.sum() < enough:
+        return None
+    try:
+        whole = select_digit(faint)
+    except UnreadableError:
+        return None
+    depth, whole_depth = (cv2.distanceTransform(mask, cv2.DIST_L2, 3) for mask in (digit, whole))
+    added, elsewhere = whole & new, new & (1 - whole)
+    if added.sum() < max(enough, 5 * elsewhere.sum()) or (digit & (1 - whole)).sum() > enough:
+        return None
+    is_thinner = whole_depth[added > 0].mean() < 0.4 * depth[digit > 0].mean()  # lines of the paper
+    is_broader = whole_depth.max() > 1.5 * depth.max() + 3  # a shadow
+    if is_thinner or is_broader or (erase_ruled_lines(faint) != faint).any():
+        return None
+    return whole
+
+
+def _choose_threshold(darkness: Array, lowest: float) -> tuple[float, float]:
+    """The darkness from which a pixel counts as ink, and the median darkness of the ink."""
+    above = darkness[darkness > max(lowest, 0.08)]
     if above.size < 2e-4 * darkness.size or above.max() < 0.12:
         raise UnreadableError(BLANK)
     levels = np.clip(above * 255, 0, 255).astype(np.uint8)

@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 
 from mnist_lit.photos.ink import find_ink
-from mnist_lit.photos.parts import BLANK, disc
+from mnist_lit.photos.parts import BLANK, check_drawing, disc
 from mnist_lit.photos.pictures import WORKING_SIZE, Array, UnreadableError, unreadable_on_error
 
 LENGTH = 200
@@ -43,10 +43,12 @@ def drawing_to_digit(image: Image.Image) -> Array:
     """Bring a drawing, black on white, into MNIST's form, uint8 (28, 28); all of its ink belongs to the digit.
 
     Raises:
-        UnreadableError: The drawing is blank.
+        UnreadableError: The drawing is blank, or has several digits.
     """
     gray = np.asarray(image.convert("L"))
-    ink = 1 - _crop(gray, gray < 128, BLANK).astype(np.float32) / 255
+    gray = _crop(gray, gray < 128, BLANK)
+    check_drawing((gray < 128).astype(np.uint8))
+    ink = 1 - gray.astype(np.float32) / 255
     return to_mnist_form(ink, threshold=0.5)
 
 
@@ -78,7 +80,7 @@ def to_mnist_form(ink: Array, threshold: float) -> Array:
 
 
 def _widen(ink: Array, threshold: float) -> Array:
-    """Widen strokes that would vanish where ink (H, W) is reduced to LENGTH pixels, and return the ink with a margin."""
+    """Widen the strokes of ink (H, W) that would vanish where it is reduced to LENGTH pixels."""
     shape = np.pad((ink > threshold).astype(np.uint8), 1)
     depth = cv2.distanceTransform(shape, cv2.DIST_L2, 3)[shape > 0]
     missing = round(MIN_STROKE * max(ink.shape) - 4 * float(depth.mean()))  # strokes are four times as wide as deep

@@ -1,11 +1,13 @@
 """Seeded digits in pens of any width: on paper and on screens, dashed, two-toned, in several parts, and pairs."""
 
 import functools
+import itertools
 
 import cv2
 import numpy as np
-from helpers.paper import DIGITS, HELD_OUT_STROKES, TUNED_STROKES, Array, Picture, curve
 from PIL import Image
+
+from helpers.paper import DIGITS, HELD_OUT_STROKES, TUNED_STROKES, Array, Picture, curve
 
 KINDS = ("screen", "paper", "gaps", "bar", "dashed", "two-toned", "faint", "light")
 """Kinds of pictures of one digit."""
@@ -36,6 +38,7 @@ def penned(kind: str, seed: int, held_out: bool) -> Picture:
     pen = max(float(np.exp(rng.uniform(np.log(narrow), np.log(wide)))), 1.5 / length)
     digit, source = seed % 10, "strokes" if seed // 10 % 2 else "handwriting"
     if kind == "bar":
+        source = "strokes"
         digit, strokes = PARTED[seed % len(PARTED)]
         segments = _distort(strokes, rng)
     else:
@@ -81,8 +84,7 @@ def _segments(digit: int, source: str, rng: np.random.Generator, held_out: bool)
         return _distort((HELD_OUT_STROKES if held_out else TUNED_STROKES)[digit], rng)
     images, labels = DIGITS
     chosen = rng.choice(np.flatnonzero(labels == digit)[250 * held_out :][:250])
-    segments = _skeleton(images[chosen].astype(np.uint8).tobytes())
-    return segments / np.ptp(segments, axis=(0, 1)).max()
+    return _skeleton(images[chosen].astype(np.uint8).tobytes())
 
 
 def _distort(strokes: list[str], rng: np.random.Generator) -> Array:
@@ -92,12 +94,11 @@ def _distort(strokes: list[str], rng: np.random.Generator) -> Array:
         points = np.array([point.split(",") for point in stroke.strip("!").split()], float)
         points += rng.normal(0, 0.01, points.shape)
         path = points if stroke.startswith("!") else curve(points)
-        path = np.vstack([path[:1], *(np.linspace(a, b, 9)[1:] for a, b in zip(path, path[1:], strict=False))])
+        path = np.vstack([path[:1], *(np.linspace(a, b, 9)[1:] for a, b in itertools.pairwise(path))])
         path = path * [squeeze, 1] @ [[1, 0], [-slant, 1]]
         path = path @ [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
         lines.append(np.stack([path[:-1], path[1:]], axis=1))
-    segments = np.vstack(lines)
-    return segments / np.ptp(segments, axis=(0, 1)).max()
+    return _of_length_1(np.vstack(lines))
 
 
 @functools.cache
@@ -121,7 +122,12 @@ def _skeleton(pixels: bytes) -> Array:
     distance = np.abs(points[:, None] - points).max(axis=2)
     weights = distance <= 2
     smooth = weights @ points / weights.sum(axis=1, keepdims=True)
-    return smooth[np.argwhere(np.triu(distance <= 1))]
+    return _of_length_1(smooth[np.argwhere(np.triu(distance <= 1))])
+
+
+def _of_length_1(segments: Array) -> Array:
+    scaled: Array = segments / np.ptp(segments, axis=(0, 1)).max()
+    return scaled
 
 
 def _without(segments: Array, count: int, diameter: float, rng: np.random.Generator) -> Array:
