@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from mnist_lit.photos.lines import erase_ruled_lines
-from mnist_lit.photos.parts import BLANK, disc, select_digit
+from mnist_lit.photos.parts import BLANK, check_width, disc, select_digit
 from mnist_lit.photos.pictures import Array, UnreadableError
 
 
@@ -132,6 +132,7 @@ def _find_digit(darkness: Array) -> tuple[Array, float]:
     digit = select_digit(erase_ruled_lines((darkness > threshold).astype(np.uint8)))
     lower = max(6 * noise, 0.05, 0.15 * ink_darkness)
     whole = _continue_strokes(digit, (darkness > lower).astype(np.uint8))
+    check_width(digit if whole is None else whole)
     if whole is None:
         return darkness / ink_darkness * cv2.dilate(digit, disc(3)), threshold / ink_darkness
     darkness *= cv2.dilate(whole, disc(3))
@@ -157,11 +158,9 @@ def _continue_strokes(digit: Array, faint: Array) -> Array | None:
     added, elsewhere = whole & new, new & (1 - whole)
     if added.sum() < max(enough, 5 * elsewhere.sum()) or (digit & (1 - whole)).sum() > enough:
         return None
-    is_thinner = whole_depth[added > 0].mean() < 0.4 * depth[digit > 0].mean()  # lines of the paper
-    is_broader = whole_depth.max() > 1.5 * depth.max() + 3  # a shadow
-    if is_thinner or is_broader or (erase_ruled_lines(faint) != faint).any():
-        return None
-    return whole
+    # lines of the paper are much thinner, and shadows much broader
+    is_stroke = 0.4 < whole_depth[added > 0].mean() / depth[digit > 0].mean() < 2
+    return whole if is_stroke and not (erase_ruled_lines(faint) != faint).any() else None
 
 
 def _choose_threshold(darkness: Array, lowest: float) -> tuple[float, float]:

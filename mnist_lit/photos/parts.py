@@ -35,13 +35,21 @@ def select_digit(ink: Array) -> Array:
         is_near = min(map(part.distance, digit)) < 0.25 * max(_size(digit))
         if part is not largest and is_near and part.area > 0.02 * largest.area:
             digit.append(part)
-    width, height = _size(digit)
-    if width > 2.2 * height:
-        raise UnreadableError(SEVERAL)
-    _check_one_digit(labels, parts, height)
+    _check_one_digit(labels, parts, _size(digit)[1])
     chosen = np.zeros(labels.max() + 1, np.uint8)
     chosen[[part.label for part in digit]] = 1
     return chosen[labels] * ink
+
+
+def check_width(digit: Array) -> None:
+    """Refuse a mask (H, W) that is far broader than a digit.
+
+    Raises:
+        UnreadableError: The mask is several digits that touch.
+    """
+    _, _, width, height = cv2.boundingRect(digit)
+    if width > 2.2 * height:
+        raise UnreadableError(SEVERAL)
 
 
 def check_drawing(ink: Array) -> None:

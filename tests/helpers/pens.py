@@ -33,7 +33,7 @@ RING = [(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)]
 def penned(kind: str, seed: int, held_out: bool) -> Picture:
     """A picture of one digit, of one of KINDS; its `paper` is the pen's width, as a share of the digit's length."""
     rng = np.random.default_rng([seed, held_out, KINDS.index(kind)])
-    length = rng.uniform(150, 650)
+    length = rng.uniform(150, 650 if kind in ("screen", "paper") else 350)
     narrow, wide = {"screen": (0.005, 0.15), "paper": (0.005, 0.15), "light": (0.1, 0.2)}.get(kind, (0.02, 0.07))
     pen = max(float(np.exp(rng.uniform(np.log(narrow), np.log(wide)))), 1.5 / length)
     digit, source = seed % 10, "strokes" if seed // 10 % 2 else "handwriting"
@@ -60,7 +60,7 @@ def pair(seed: int, held_out: bool) -> Picture:
     """Two digits side by side, with a gap of 4 to 40 % of their length; `digit` is both of them, such as 14."""
     rng = np.random.default_rng([seed, held_out, 99])
     digits = (11, 14, int(rng.integers(10, 100)))[seed % 3]
-    length, pen = rng.uniform(120, 400), rng.uniform(0.015, 0.1)
+    length, pen = rng.uniform(120, 300), rng.uniform(0.015, 0.1)
     source, kind = ("handwriting", "strokes")[seed // 3 % 2], ("screen", "paper", "light")[seed // 6 % 3]
     inks = (
         _draw(_segments(int(digit), source, rng, held_out) * length * rng.uniform(0.85, 1.1), pen * length)
@@ -153,7 +153,7 @@ def _draw(segments: Array, pen: float) -> Array:
 def _place(ink: Array, kind: str, rng: np.random.Generator) -> Image.Image:
     """Ink (H, W) on a white screen of up to 1,200 pixels, on a black one for "light", else photographed on paper."""
     smallest = 1000 if kind == "screen" else 0
-    height, width = (max(int(side / rng.uniform(0.3, 0.95)), side + 12, smallest) for side in ink.shape)
+    height, width = (max(int(side / rng.uniform(0.35, 0.95)), side + 12, smallest) for side in ink.shape)
     height, width = max(height, width // 2), max(width, height // 2)
     top, left = (int(rng.integers(4, of - side - 4)) for of, side in zip((height, width), ink.shape, strict=True))
     mask = np.zeros((height, width, 1), np.float32)
