@@ -65,8 +65,11 @@ def _straighten_sheet(pixels: Array) -> Array:
 
 def _rank_channels(pixels: Array, invert: bool | None) -> list[Array]:
     """Gray, red, green and blue of pixels (H, W, 3) as dark ink on light paper, each (H, W), by contrast."""
+    weighted = [(1.25, cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)), *((1.0, one) for one in cv2.split(pixels))]
+    if all((channel == weighted[0][1]).all() for _, channel in weighted):
+        del weighted[1:]  # a gray picture
     scored = []
-    for weight, channel in ((1.25, cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)), *((1, one) for one in cv2.split(pixels))):
+    for weight, channel in weighted:
         channel = cv2.GaussianBlur(channel, (0, 0), 1)
         small = cv2.resize(channel, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         smaller = cv2.resize(small, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)

