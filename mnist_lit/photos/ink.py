@@ -4,6 +4,8 @@ The steps: straighten the sheet of paper, pick the color channel with the strong
 brightness, apply a threshold, erase ruled lines, and choose the connected components that form the digit.
 """
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
@@ -63,7 +65,7 @@ def _straighten_sheet(pixels: Array) -> Array:
     return cv2.warpPerspective(pixels, cv2.getPerspectiveTransform(corners, rectangle), (width, height))
 
 
-def _rank_channels(pixels: Array, invert: bool | None) -> list[Array]:
+def _rank_channels(pixels: Array, invert: bool | None) -> Iterator[Array]:
     """Gray, red, green and blue of pixels (H, W, 3) as dark ink on light paper, each (H, W), by contrast."""
     weighted = [(1.25, cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)), *((1.0, one) for one in cv2.split(pixels))]
     if all((channel == weighted[0][1]).all() for _, channel in weighted):
@@ -77,10 +79,10 @@ def _rank_channels(pixels: Array, invert: bool | None) -> list[Array]:
         deviation = small.astype(np.float32) - cv2.resize(paper, small.shape[::-1])
         sample = np.abs(deviation[::2, ::2])
         strongest = np.percentile(sample, 99.8)
-        score = weight * strongest / (np.median(sample) + 5)
-        ink_is_light = _ink_is_light(small, deviation, 0.4 * strongest) if invert is None else invert
-        scored.append((score, 255 - channel if ink_is_light else channel))
-    return [channel for _, channel in sorted(scored, key=lambda pair: -pair[0])]
+        scored.append((weight * strongest / (np.median(sample) + 5), channel, small, deviation, 0.4 * strongest))
+    for _, channel, *contrast in sorted(scored, key=lambda entry: -entry[0]):
+        ink_is_light = _ink_is_light(*contrast) if invert is None else invert
+        yield 255 - channel if ink_is_light else channel
 
 
 def _ink_is_light(gray: Array, deviation: Array, minimum: float) -> bool:
