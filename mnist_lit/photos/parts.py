@@ -77,7 +77,7 @@ def _check_one_digit(labels: Array, parts: list["Part"], height: int) -> None:
             # a 4 may be an L and a lower stem close to it, while two digits close to each other are on one line
             is_on_line = one.shared_rows(other) > 0.7 * height
             is_apart = one.shared_columns(other) < 0.25 * min(one.width, other.width)
-            if (is_on_line or is_apart) and one.gap(other, labels) > (0.02 if is_on_line else 0.15) * height:
+            if (is_on_line or is_apart) and one.gap(other, labels) > (0.03 if is_on_line else 0.15) * height:
                 raise UnreadableError(SEVERAL)
 
 
