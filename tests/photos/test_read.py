@@ -17,9 +17,8 @@ from mnist_lit import UserError, cli
 from mnist_lit.command_parser import REFERENCE
 from mnist_lit.data import official
 from mnist_lit.files import project_path
-from mnist_lit.photos.likeness import is_unlike_digits
 from mnist_lit.photos.mnist_form import drawing_to_digit
-from mnist_lit.photos.read import load_digits
+from mnist_lit.photos.read import is_unlike_digits, load_digits
 from mnist_lit.run.restore import load_classifier
 
 
