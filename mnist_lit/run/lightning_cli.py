@@ -110,7 +110,8 @@ class DigitCLI(LightningCLI):
         if options.ckpt_path is None and prints:
             super().parse_arguments(parser, args)  # prints the configuration and exits
         check_options(options)
-        requeued = self._requeued() if command == "fit" and options.ckpt_path is None else None
+        is_new_fit = command == "fit" and options.ckpt_path is None
+        requeued = self._requeued() if is_new_fit and slurm.is_requeued() else None
         if options.ckpt_path is None and requeued is None:
             if command != "fit":
                 raise UserError(f"{command} needs --ckpt_path: a file, or `last` or `best` of the newest run.")
@@ -142,7 +143,7 @@ class DigitCLI(LightningCLI):
                 raise SystemExit(0) from error
 
     def _requeued(self) -> Path | None:
-        """The checkpoint of this run if it belongs to a SLURM job that was requeued."""
+        """The checkpoint of this run, which belongs to a SLURM job that was requeued, or None if it has not begun."""
         command = self.config.subcommand
         options = self.config[command]
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[command]

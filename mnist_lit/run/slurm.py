@@ -46,8 +46,13 @@ def can_resume(folder: Path | None, callbacks: Iterable[Callback]) -> bool:
     return saves and folder is not None and folder.name.startswith("job_")
 
 
+def is_requeued() -> bool:
+    """Whether this is a SLURM job that has run before."""
+    return SLURMEnvironment.detect() and "SLURM_RESTART_COUNT" in os.environ
+
+
 def requeued_checkpoint(runs: Path, config: dict[str, Any]) -> Path | None:
-    """Within a requeued SLURM job, the checkpoint of the run with the same options that the job has begun, if any.
+    """The checkpoint of the run with the same options that this requeued SLURM job has begun, if any.
 
     Args:
         runs: Folder of the runs of a network.
@@ -57,8 +62,6 @@ def requeued_checkpoint(runs: Path, config: dict[str, Any]) -> Path | None:
         UserError: The options of an earlier run of the job cannot be read.
         OSError: The same.
     """
-    if not SLURMEnvironment.detect() or "SLURM_RESTART_COUNT" not in os.environ:
-        return None
     draws_seed = config["seed_everything"] is True
     name = _folder_name(draws_seed)
     for folder in sorted([*runs.glob(name), *runs.glob(f"{name}_[0-9]*")]):
