@@ -1,6 +1,5 @@
 """The pictures and texts of a run in TensorBoard."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchvision.utils import make_grid
 
@@ -20,15 +19,21 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.describe import describe_environment, markdown_table, multiply_adds, parameter_count
 
-EXAMPLES = 12
+EXAMPLES = 5
 """Training images that are drawn before and after preprocessing."""
 
-MISREAD = 36
+MISREAD = 12
 """Misread test images that are drawn, those with the highest confidence first."""
+
+COLORS = {"train": "tab:blue", "val": "tab:orange", "test": "tab:green"}
+
+WIDTH = 700
+"""Width of a figure in pixels. TensorBoard leaves out every second one, without smoothing, and a click shows all: so
+text has at least 24 px."""
 
 
 class FitFigures(Callback):
-    """Draw the settings, the input of the network, and the first filters before and after training."""
+    """Draw the settings, the input of the network, the accuracy, and the first filters before and after training."""
 
     def __init__(self) -> None:
         self.examples: Tensor | None = None
@@ -51,10 +56,11 @@ class FitFigures(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in tensorboards(trainer):
             _draw_filters(logger, pl_module, trainer.global_step)
+            _draw_accuracy(logger, trainer.global_step - 1)  # the step of the last epoch's metrics
 
 
 class TestFigures(Callback):
-    """Draw the confusion matrix, the misread images and the precision-recall curves of the test set."""
+    """Draw the accuracy, confusion matrix, misread images and precision-recall curves of the test set."""
 
     __test__ = False  # the name looks like a test class to pytest
 
@@ -82,6 +88,7 @@ class TestFigures(Callback):
         for logger in tensorboards(trainer) if batches else []:
             labels, probabilities, images = (torch.cat(part) for part in zip(*batches, strict=True))
             step = getattr(logger, "step", None)
+            _draw_accuracy(logger, step)
             logger.experiment.add_figure("pictures/confusion_matrix", draw_confusion(labels, probabilities), step)
             logger.experiment.add_figure("pictures/misread", draw_misread(labels, probabilities, images), step)
             for digit in range(10):
@@ -118,6 +125,11 @@ def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def _figure(height: int) -> Figure:
+    """An empty figure in whose texts and lines a point is a pixel."""
+    return Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained")
+
+
 @torch.no_grad()
 def draw_preprocessing(model: DigitClassifier, images: Tensor) -> Figure:
     """Images (N, 1, 28, 28) in columns: raw, as the network's input and, if there is an augmentation, augmented."""
@@ -125,12 +137,55 @@ def draw_preprocessing(model: DigitClassifier, images: Tensor) -> Figure:
     if model.augment:
         with isolate_rng():  # the picture must not change the run
             augmented = model.augment(model.preprocess.prepare(images))
-        stages["network's input in training, augmented"] = model.preprocess.normalize(augmented)
-    figure = Figure(figsize=(len(images), len(stages) + 0.5), layout="constrained")
+        stages["augmented, in training"] = model.preprocess.normalize(augmented)
+    figure = _figure((WIDTH // len(images) + 50) * len(stages))
     for axes, (name, stage) in zip(figure.subplots(len(stages)), stages.items(), strict=True):
         axes.imshow(torch.cat(list(stage.squeeze(1)), dim=1).float().cpu().numpy(), cmap="gray")
         axes.set(xticks=[], yticks=[])
-        axes.set_title(name, loc="left", fontsize="medium")
+        axes.set_title(name, loc="left", fontsize=32)
+    return figure
+
+
+def _draw_accuracy(logger: TensorBoardLogger, step: int | None) -> None:
+    """Draw the accuracy curves in the run's log, if training has logged any."""
+    logger.experiment.flush()
+    events = EventAccumulator(logger.log_dir).Reload()
+    curves = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"] if tag.startswith("accuracy/")}
+    if "accuracy/train" not in curves:
+        return
+    ends = [-1, *(event.step for event in curves["accuracy/train"])]  # of the epochs, from 0
+    by_epoch = {
+        tag.removeprefix("accuracy/"): [(np.interp(event.step, ends, range(len(ends))), event.value) for event in curve]
+        for tag, curve in curves.items()
+    }
+    logger.experiment.add_figure("pictures/accuracy", draw_accuracy(by_epoch), step)
+
+
+def draw_accuracy(curves: dict[str, list[tuple[float, float]]]) -> Figure:
+    """Accuracy by epoch: a color for each of "train", "val" and "test", whose points are (epoch, accuracy)."""
+    figure = _figure(560)
+    axes = figure.subplots()
+    lowest, last = 100.0, 1.0
+    for stage, color in COLORS.items():
+        if points := curves.get(stage):
+            epochs, accuracies = zip(*points, strict=True)
+            percent = [100 * accuracy for accuracy in accuracies]
+            line, size = ("*", 45) if len(points) == 1 else ("o-", 14)
+            axes.plot(epochs, percent, line, color=color, lw=6, ms=size, label=f"{stage} {percent[-1]:.2f}")
+            last = max(last, *epochs)
+            # the first of many epochs is so low that the others would overlap
+            lowest = min([lowest, *(percent if len(points) < 5 else percent[1:])])
+    margin = 0.1 * (100 - lowest) + 0.01
+    axes.set(xlim=(0, 1.05 * last), ylim=(lowest - margin, 100 + margin))
+    axes.locator_params(axis="x", nbins=5, integer=True)
+    axes.locator_params(axis="y", nbins=5)
+    axes.tick_params(labelsize=32)
+    axes.set_xlabel("epoch", fontsize=32)
+    axes.set_ylabel("accuracy %", fontsize=32)
+    axes.grid(lw=2)
+    names: dict[str, Any] = dict.fromkeys(("handlelength", "handletextpad", "markerscale", "borderpad"), 0)
+    names |= {"labelcolor": "linecolor", "columnspacing": 1, "frameon": False}
+    figure.legend(loc="outside upper right", ncols=3, fontsize=34, **names)
     return figure
 
 
@@ -146,12 +201,26 @@ def _draw_filters(logger: TensorBoardLogger, model: LightningModule, step: int) 
 
 
 def draw_confusion(labels: Tensor, probabilities: Tensor) -> Figure:
-    """The confusion matrix of labels (N,) and probabilities (N, 10)."""
+    """The confusion matrix of labels (N,) and probabilities (N, 10): errors in red, zeros left out."""
     # not the metric's compute: it would wait for the other processes, which do not draw
-    counts = multiclass_confusion_matrix(probabilities, labels, num_classes=10)
-    with warnings.catch_warnings(action="ignore"):  # NumPy's, about how matplotlib reads the tensor
-        figure: Figure = MulticlassConfusionMatrix(10).plot(counts, cmap="Blues")[0]
-    figure.gca().set(xlabel="predicted digit", ylabel="true digit", title="Test images")
+    counts = multiclass_confusion_matrix(probabilities, labels, num_classes=10).numpy()
+    errors = counts * (1 - np.eye(10, dtype=int))
+    highest = max(errors.max(), 4)
+    figure = _figure(760)
+    axes = figure.subplots()
+    axes.imshow(errors, cmap="Reds", vmin=0, vmax=highest)
+    axes.imshow(np.ma.masked_where(np.eye(10) == 0, np.ones((10, 10))), cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*counts.nonzero(), strict=True):
+        text = str(counts[row, column])
+        is_dark = row == column or 2 * errors[row, column] > highest
+        size = (40, 40, 32, 25, 20)[min(len(text), 5) - 1]  # a cell has 64 px
+        color = "white" if is_dark else "black"
+        axes.text(column, row, text, color=color, fontsize=size, ha="center", va="center_baseline")
+    axes.set(xticks=range(10), yticks=range(10))
+    axes.tick_params(length=0, labelsize=32)
+    axes.set_xlabel("predicted", fontsize=32)
+    axes.set_ylabel("true digit", fontsize=32)
+    axes.set_title(f"{errors.sum():,} of {counts.sum():,} misread", fontsize=32)
     return figure
 
 
@@ -167,15 +236,11 @@ def draw_misread(labels: Tensor, probabilities: Tensor, images: Tensor) -> Figur
     wrong = digits != labels
     labels, digits, confidences = labels[wrong], digits[wrong], confidences[wrong]
     chosen = confidences.argsort(descending=True)[:MISREAD]
-    figure = Figure(figsize=(6.4, 7.2), layout="constrained")
-    axes = figure.subplots()
-    axes.axis("off")
-    axes.set_title(f"{len(chosen)} of {len(images)} misread: true digit → predicted, confidence")
-    mosaic = np.ones((6 * 38, 6 * 34))
-    for place, index in enumerate(chosen.tolist()):
-        top, left = place // 6 * 38, place % 6 * 34
-        mosaic[top : top + 28, left : left + 28] = images[index, 0] / 255
-        text = f"{labels[index]} → {digits[index]}, {confidences[index]:.0%}"
-        axes.text(left + 14, top + 29, text, ha="center", va="top", fontsize=10)
-    axes.imshow(mosaic, cmap="gray", vmin=0, vmax=1)
+    figure = _figure(720)
+    figure.suptitle(f"true→predicted: {len(chosen)} of {len(images)} misread", x=0.01, ha="left", fontsize=32)
+    for place, index in enumerate(chosen.tolist(), start=1):
+        axes = figure.add_subplot(3, 4, place)
+        axes.set(xticks=[], yticks=[])
+        axes.imshow(images[index, 0].numpy(), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(f"{labels[index]}→{digits[index]} {confidences[index]:.0%}", fontsize=30)
     return figure

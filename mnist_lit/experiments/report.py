@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lit import files
+from mnist_lit.callbacks.figures import COLORS
 from mnist_lit.describe import markdown_table
 from mnist_lit.experiments.recipes import run_folder
 from mnist_lit.experiments.runs import Result
-
-COLORS = {"train": "tab:blue", "val": "tab:orange", "test": "tab:green"}
 
 
 def write_report(folder: Path, results: list[Result]) -> None:

@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+import torch
 from helpers.commands import SMALL, WATCH_TEST, Main, equal_weights
 from helpers.tensorboard import Server
+from matplotlib.figure import Figure
 
+from mnist_lit.callbacks import figures
+from mnist_lit.callbacks.figures import WIDTH, draw_accuracy, draw_confusion, draw_misread
 from mnist_lit.run.lightning_cli import run
 
 
@@ -31,8 +36,12 @@ def test_tensorboard_shows_the_run(main: Main) -> None:
         assert len(points("lr-AdamW")) >= 7
 
         layout = server.wait("custom_scalars/layout", bool)
-        (chart,) = (category["chart"][0] for category in layout["category"] if category["title"] == "accuracy")
-        assert chart["multiline"]["tag"] == ["accuracy/train", "accuracy/val", "accuracy/test"]
+        assert [category["title"] for category in layout["category"]] == [
+            "accuracy, not smoothed",
+            "loss, not smoothed",
+        ]
+        for chart, stage in zip(layout["category"][0]["chart"], ("test", "val", "train"), strict=True):
+            assert chart["margin"]["series"] == [dict.fromkeys(("value", "lower", "upper"), f"accuracy/{stage}")]
 
         experiment = server.get("hparams/experiment", {})
         columns = {"Model": "DS_CNN_V1", "learning rate, batch size, seed": "0.02, 50, 42", "parameters": "5,226"}
@@ -50,8 +59,8 @@ def test_tensorboard_shows_the_run(main: Main) -> None:
         values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
         assert values == {"accuracy/val": points("accuracy/val")[-1][1], "accuracy/test": test[-1][1]}
 
-        drawn = {"pictures/network_input", "pictures/filters", "pictures/confusion_matrix", "pictures/misread"}
-        assert drawn <= server.get("images/tags")[name].keys()
+        drawn = {"accuracy", "confusion_matrix", "filters", "misread", "network_input"}
+        assert server.get("images/tags")[name].keys() == {f"pictures/{picture}" for picture in drawn}
         filters = server.get(f"images/images?run={name}&tag=pictures/filters&sample=0")
         assert [one["step"] for one in filters] == [0, 15]  # before and after
         by_digit = sorted(server.get("pr_curves/tags")[name])
@@ -63,6 +72,44 @@ def test_tensorboard_shows_the_run(main: Main) -> None:
         for fact in ("DS_CNN_V1", "5,226", "multiply-adds", "250", "torch"):
             assert fact in card["text"]
         assert "block1" in str(server.get(f"graphs/graph?run={name}"))
+
+
+def test_texts_of_pictures_are_whole_and_large_at_the_size_of_a_card() -> None:
+    labels = torch.arange(10).repeat_interleave(1131)  # as many as the commonest digit of the test set
+    probabilities = torch.eye(10)[labels.roll(9)]
+    misread = torch.zeros(90, 1, 28, 28, dtype=torch.uint8)
+    curves = {stage: [(1.0, 1.0)] for stage in ("train", "val", "test")}
+    drawn = (draw_confusion(labels, probabilities), draw_misread(labels, probabilities, misread), draw_accuracy(curves))
+    for figure in drawn:
+        figure.draw_without_rendering()
+        texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+        for axes in figure.axes:
+            texts += [*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label]
+        boxes = {text: text.get_window_extent() for text in texts if text.get_text()}
+        assert boxes
+        for text, box in boxes.items():
+            assert float(text.get_fontsize()) >= 24, text
+            assert sum(map(box.overlaps, boxes.values())) == 1, text  # itself
+            assert min(box.x0, box.y0, WIDTH - box.x1, figure.bbox.y1 - box.y1) > -1, text
+
+
+def test_accuracy_is_drawn_by_epoch(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[dict[str, list[tuple[float, float]]]] = []
+
+    def record(curves: dict[str, list[tuple[float, float]]]) -> Figure:
+        drawn.append(curves)
+        return Figure()
+
+    monkeypatch.setattr(figures, "draw_accuracy", record)
+    main("fit --trainer.max_epochs=2 --trainer.val_check_interval=0.5")
+    main("test --ckpt_path last")
+    trained, tested = drawn
+    assert {stage: [epoch for epoch, _ in curve] for stage, curve in tested.items()} == {
+        "train": [1, 2],
+        "val": [0.4, 0.8, 1.4, 1.8],  # after two and four of five steps
+        "test": [2],
+    }
+    assert trained == {stage: tested[stage] for stage in ("train", "val")}
 
 
 def test_pictures_change_no_weights(tiny_mnist: Path, tmp_path: Path) -> None:
