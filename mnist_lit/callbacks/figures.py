@@ -56,7 +56,7 @@ class FitFigures(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in tensorboards(trainer):
             _draw_filters(logger, pl_module, trainer.global_step)
-            _draw_accuracy(logger, trainer.global_step - 1)  # the step of the last epoch's metrics
+            _draw_accuracy(logger, is_tested=False)
 
 
 class TestFigures(Callback):
@@ -88,7 +88,7 @@ class TestFigures(Callback):
         for logger in tensorboards(trainer) if batches else []:
             labels, probabilities, images = (torch.cat(part) for part in zip(*batches, strict=True))
             step = getattr(logger, "step", None)
-            _draw_accuracy(logger, step)
+            _draw_accuracy(logger, is_tested=True)
             logger.experiment.add_figure("pictures/confusion_matrix", draw_confusion(labels, probabilities), step)
             logger.experiment.add_figure("pictures/misread", draw_misread(labels, probabilities, images), step)
             for digit in range(10):
@@ -146,7 +146,7 @@ def draw_preprocessing(model: DigitClassifier, images: Tensor) -> Figure:
     return figure
 
 
-def _draw_accuracy(logger: TensorBoardLogger, step: int | None) -> None:
+def _draw_accuracy(logger: TensorBoardLogger, is_tested: bool) -> None:
     """Draw the accuracy curves in the run's log, if training has logged any."""
     logger.experiment.flush()
     events = EventAccumulator(logger.log_dir).Reload()
@@ -158,7 +158,8 @@ def _draw_accuracy(logger: TensorBoardLogger, step: int | None) -> None:
         tag.removeprefix("accuracy/"): [(np.interp(event.step, ends, range(len(ends))), event.value) for event in curve]
         for tag, curve in curves.items()
     }
-    logger.experiment.add_figure("pictures/accuracy", draw_accuracy(by_epoch), step)
+    # not at one step: TensorBoard with --load_fast=false shows the first of several pictures there
+    logger.experiment.add_figure("pictures/accuracy", draw_accuracy(by_epoch), ends[-1] + is_tested)
 
 
 def draw_accuracy(curves: dict[str, list[tuple[float, float]]]) -> Figure:

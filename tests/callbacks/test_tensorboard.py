@@ -61,8 +61,9 @@ def test_tensorboard_shows_the_run(main: Main) -> None:
 
         drawn = {"accuracy", "confusion_matrix", "filters", "misread", "network_input"}
         assert server.get("images/tags")[name].keys() == {f"pictures/{picture}" for picture in drawn}
-        filters = server.get(f"images/images?run={name}&tag=pictures/filters&sample=0")
-        assert [one["step"] for one in filters] == [0, 15]  # before and after
+        for picture, its_steps in {"filters": [0, 15], "accuracy": [14, 15]}.items():  # before and after fit or test
+            images = server.get(f"images/images?run={name}&tag=pictures/{picture}&sample=0")
+            assert [image["step"] for image in images] == its_steps
         by_digit = sorted(server.get("pr_curves/tags")[name])
         assert [tag[-1] for tag in by_digit] == list("0123456789")
         (curve,) = server.get(f"pr_curves/pr_curves?run={name}&tag={by_digit[3]}")[name]
