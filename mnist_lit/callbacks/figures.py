@@ -41,7 +41,8 @@ class FitFigures(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, MNISTDataModule):  # another callback may replace the images by their prepared form
-            self.examples = data.splits["train"].images[:EXAMPLES].clone()
+            images = data.splits["train"].images
+            self.examples = images[:: max(1, len(images) // EXAMPLES)][:EXAMPLES].clone()  # the sample's are sorted
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, DigitClassifier):

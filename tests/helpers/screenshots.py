@@ -22,7 +22,7 @@ def shrink(path: Path, width: int) -> None:
     """Reduce an image's size and number of colors, for the repository."""
     with Image.open(path) as image:
         image.thumbnail((width, width * 2))
-        image.convert("RGB").quantize(48).save(path, optimize=True)
+        image.convert("RGB").quantize(128).save(path, optimize=True)
 
 
 def contact_sheet() -> None:
@@ -55,18 +55,20 @@ def demo_page() -> None:
     shrink(REFERENCE / "demo.png", 1280)
 
 
-def custom_scalars() -> None:
-    """TensorBoard with the reference runs."""
+def tensorboard() -> None:
+    """Two tabs of TensorBoard with the reference runs."""
     with chromium() as browser, Server() as server:
-        browser.set_window_size(1300, 850)
-        browser.get(f"{server.address}/?darkMode=false#custom_scalars")
+        browser.set_window_size(1300, 1100)
         server.wait("custom_scalars/layout", bool)
-        time.sleep(20)
-        browser.save_screenshot(str(REFERENCE / "tensorboard.png"))
-    shrink(REFERENCE / "tensorboard.png", 1000)
+        for tab, name in (("custom_scalars", "tensorboard"), ("images", "tensorboard_images")):
+            browser.get("about:blank")  # else a new tab is not loaded
+            browser.get(f"{server.address}/?darkMode=false#{tab}")
+            time.sleep(20)
+            browser.save_screenshot(str(REFERENCE / f"{name}.png"))
+            shrink(REFERENCE / f"{name}.png", 1000)
 
 
-SCREENSHOTS = {"predictions": contact_sheet, "demo": demo_page, "tensorboard": custom_scalars}
+SCREENSHOTS = {"predictions": contact_sheet, "demo": demo_page, "tensorboard": tensorboard}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or SCREENSHOTS:
