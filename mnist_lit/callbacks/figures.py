@@ -28,8 +28,7 @@ MISREAD = 12
 COLORS = {"train": "tab:blue", "val": "tab:orange", "test": "tab:green"}
 
 WIDTH = 700
-"""Width of a figure in pixels. TensorBoard leaves out every second one, without smoothing, and a click shows all: so
-text has at least 24 px."""
+"""Width of a figure in pixels. A card of TensorBoard shows every second one, so text has at least 24 px."""
 
 
 class FitFigures(Callback):
@@ -41,18 +40,21 @@ class FitFigures(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, MNISTDataModule):  # another callback may replace the images by their prepared form
-            images = data.splits["train"].images
-            self.examples = images[:: max(1, len(images) // EXAMPLES)][:EXAMPLES].clone()  # the sample's are sorted
+            step = max(1, len(data.splits["train"]) // EXAMPLES)  # the sample's images are sorted
+            self.examples = data.splits["train"].images[::step][:EXAMPLES].clone()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not isinstance(pl_module, DigitClassifier):
-            return
         for logger in tensorboards(trainer):
-            logger.experiment.add_text("run", _settings_table(trainer, pl_module))
-            if self.examples is not None:
-                logger.experiment.add_figure("pictures/network_input", draw_preprocessing(pl_module, self.examples))
+            if isinstance(pl_module, DigitClassifier):
+                logger.experiment.add_text("run", _settings_table(trainer, pl_module))
             if trainer.ckpt_path is None:  # a resumed run has drawn them
                 _draw_filters(logger, pl_module, trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.examples is not None and isinstance(pl_module, DigitClassifier):
+            for logger in tensorboards(trainer):  # not before the first step, which would have to wait for it
+                logger.experiment.add_figure("pictures/network_input", draw_preprocessing(pl_module, self.examples))
+            self.examples = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in tensorboards(trainer):
