@@ -49,7 +49,10 @@ def main(args: list[str] | None = None) -> None:
     elif command == "--print_completion":
         if options not in (["bash"], ["zsh"]):
             sys.exit("mnist-lit: error: --print_completion takes bash or zsh.")
-        print("autoload -U +X bashcompinit && bashcompinit\n" * (options == ["zsh"]) + COMPLETION)
+        print(
+            "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" * (options == ["zsh"])
+            + COMPLETION
+        )
     elif command not in COMMANDS:
         similar = [f"did you mean {name}?" for name in difflib.get_close_matches(command, COMMANDS, n=1)]
         choices = similar[0] if similar else f"choose from {', '.join(COMMANDS)}."
@@ -78,7 +81,7 @@ def main(args: list[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _loading_note() -> Iterator[None]:
-    """On a terminal, say what the program does, until it has done it."""
+    """Show a note on a terminal while the imports run, and then erase it."""
     note = "Loading PyTorch and Lightning ..."
     is_first = "LOCAL_RANK" not in os.environ  # which Lightning sets for the other processes of a run
     if not (is_first and sys.stderr.isatty()):

@@ -27,6 +27,12 @@ COMMANDS = {
 }
 """The module of each command, whose `main` takes the result of `parse`, and the command's summary."""
 
+FIT_OPTIONS = (
+    *("--config", "--ckpt_path", "--seed_everything", "--trust", "--watch_test", "--print_config"),
+    *("--model", "--data", "--trainer"),
+)
+"""Options of fit without a dot, which are no misspelled options of the commands that pass options on to it."""
+
 LIGHTNING_HELP = {
     name: {
         "usage": f"mnist-lit {name} {usage} [OPTION ...]",
@@ -42,7 +48,7 @@ LIGHTNING_HELP = {
 """Beginning of the help of the commands whose options LightningCLI parses."""
 
 LIGHTNING_HELP_FILES = Path(__file__).parent / "run" / "help"
-"""Their help, as `--help --help` prints it, which reads it from the classes: a test compares them."""
+"""The stored help of these commands. `--help --help` builds it from the classes instead; a test compares the two."""
 
 
 def parse(command: str, args: list[str]) -> Any:
@@ -63,7 +69,8 @@ def parse(command: str, args: list[str]) -> Any:
         return [command, *args]
     parser = PARSERS[command]()
     options, rest = parser.parse_known_args(args)
-    misspelled = [arg for arg in rest if arg.startswith("--") and "." not in arg and parser.similar(arg)]
+    names = [arg.partition("=")[0] for arg in rest if arg.startswith("--")]
+    misspelled = [name for name in names if "." not in name and name not in FIT_OPTIONS and parser.similar(name)]
     if rest and (misspelled or not parser.passes_on):
         wrong = misspelled or rest
         parser.error(f"unrecognized arguments: {' '.join(wrong)}{parser.similar(wrong[0])}")

@@ -94,7 +94,7 @@ def new_version(parent: Path) -> int:
     names = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
     for number in itertools.count(max((int(name) for name in names if name.isdecimal()), default=-1) + 1):
         with contextlib.suppress(FileExistsError):  # another process was faster
-            (parent / f"version_{number}").mkdir()
+            (parent / f"version_{number}").mkdir(parents=True)  # another process may have removed an empty parent
             break
     return number
 
@@ -104,7 +104,7 @@ def remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for empty in (folder, *folder.parents):
             empty.rmdir()
-            if LOGS not in empty.parent.parts:
+            if empty.name == LOGS or LOGS not in empty.parent.parts:
                 break
 
 

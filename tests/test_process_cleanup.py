@@ -66,6 +66,7 @@ def is_running(pid: str) -> bool:
     return stat.exists() and stat.read_text().split()[2] != "Z"
 
 
+@pytest.mark.skipif(not FULL, reason="imports torch once more")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the states of processes from /proc")
 def test_failed_tests_end_and_leave_no_process(tmp_path: Path) -> None:
     inner = run_pytest(tmp_path, FAILURES)

@@ -15,7 +15,6 @@ T = TypeVar("T")
 CHECK_EVERY_STEPS = 20
 """Training steps between two checks that make this process wait for other processes or for a GPU."""
 
-
 CHILD_TIMEOUT_S = 60
 """Seconds that the other processes of a run have to end after the first one."""
 

@@ -51,4 +51,5 @@ class ProgressBar(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:  # there is no public way; a test looks at the result
         last = self.trainer.max_epochs
-        return f"Epoch {current_epoch + 1}" + (f"/{last}" if last is not None and last > 0 else "")
+        text = f"Epoch {current_epoch + 1}" + (f"/{last}" if last is not None and last > 0 else "")
+        return text.ljust(len(self.validation_description))  # so that the bar stays in its place

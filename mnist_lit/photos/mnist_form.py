@@ -1,5 +1,7 @@
 """Bring a digit into the form of MNIST's images: 28 x 28, white on black, 20 pixels long, centered by mass."""
 
+import math
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -13,7 +15,6 @@ LENGTH = 200
 
 STROKE = (20, 34)
 """Thinnest and thickest stroke, in pixels, of the enlarged digit."""
-
 
 MIN_STROKE = 0.04
 """Width of the thinnest stroke, as a share of the digit's length, before the digit is reduced to LENGTH pixels."""
@@ -30,8 +31,7 @@ def photo_to_digit(image: Image.Image, invert: bool | None = None) -> Array:
     Raises:
         UnreadableError: The picture has no digit, or several.
     """
-    if min(image.size) < 8 or max(image.size) > 20 * min(image.size):
-        raise UnreadableError(f"too small or too narrow, {image.width} x {image.height} pixels")
+    _check_size(image)
     if np.ptp(np.asarray(image)) == 0:  # a single color, of any kind
         raise UnreadableError(BLANK)
     scale = float(np.clip(max(image.size), *WORKING_SIZE)) / max(image.size)
@@ -43,13 +43,24 @@ def drawing_to_digit(image: Image.Image) -> Array:
     """Bring a drawing, black on white, into MNIST's form, uint8 (28, 28); all of its ink belongs to the digit.
 
     Raises:
-        UnreadableError: The drawing is blank, or has several digits.
+        UnreadableError: The drawing is blank, has several digits, or is too small or too narrow.
     """
+    _check_size(image)
     gray = np.asarray(image.convert("L"))
     gray = _crop(gray, gray < 128, BLANK)
     check_drawing((gray < 128).astype(np.uint8))
     ink = 1 - gray.astype(np.float32) / 255
     return to_mnist_form(ink, threshold=0.5)
+
+
+def _check_size(image: Image.Image) -> None:
+    """Refuse a picture that is too small or too narrow for a digit.
+
+    Raises:
+        UnreadableError: It is.
+    """
+    if min(image.size) < 8 or max(image.size) > 20 * min(image.size):
+        raise UnreadableError(f"too small or too narrow, {image.width} x {image.height} pixels")
 
 
 def to_mnist_form(ink: Array, threshold: float) -> Array:
@@ -62,7 +73,7 @@ def to_mnist_form(ink: Array, threshold: float) -> Array:
     Raises:
         UnreadableError: No pixel is ink.
     """
-    enlarged = _widen(_crop(ink, ink > threshold, BLANK), threshold)
+    enlarged = _widen(_reduce(_crop(ink, ink > threshold, BLANK)), threshold)
     enlarged = _rescale(np.pad(enlarged, 2), LENGTH / max(enlarged.shape))
     enlarged = cv2.GaussianBlur(np.pad(enlarged, STROKE[0]).astype(np.float32), (0, 0), 2)
     shape = _limit_stroke_width((enlarged > threshold).astype(np.uint8))
@@ -77,6 +88,13 @@ def to_mnist_form(ink: Array, threshold: float) -> Array:
     image = np.zeros((28, 28), np.uint8)
     image[top : top + height, left : left + width] = np.clip(np.round(small), 0, 255)
     return image
+
+
+def _reduce(ink: Array) -> Array:
+    """Reduce ink (H, W) to the largest working size, without losing thin strokes: wider ones take minutes to widen."""
+    scale = WORKING_SIZE[1] / max(ink.shape)
+    side = math.ceil(1 / scale)
+    return _rescale(cv2.dilate(ink, np.ones((side, side), np.uint8)), scale) if scale < 1 else ink
 
 
 def _widen(ink: Array, threshold: float) -> Array:

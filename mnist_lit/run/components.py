@@ -45,6 +45,7 @@ def new_run_folder(options: Namespace, logs: Path, folder: Path | None, resumes:
         draws_seed: Whether the run has drawn a random seed.
 
     Raises:
+        OSError: The folder cannot be created.
         UserError: The root folder contains the state of another SLURM job.
     """
     if not resumes:

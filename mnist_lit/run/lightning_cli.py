@@ -109,7 +109,7 @@ class DigitCLI(LightningCLI):
         self.draws_seed = options.seed_everything is True
         if options.ckpt_path is None and prints:
             super().parse_arguments(parser, args)  # prints the configuration and exits
-        check_options(options)
+        check_options(command, options)
         is_new_fit = command == "fit" and options.ckpt_path is None
         requeued = self._requeued() if is_new_fit and slurm.is_requeued() else None
         if options.ckpt_path is None and requeued is None:
@@ -130,7 +130,7 @@ class DigitCLI(LightningCLI):
         original = self.config[command]
         super().parse_arguments(parser, [command, settings, *args[1:], f"--ckpt_path={restored.path}"])
         options = self.config[command]
-        check_options(options)
+        check_options(command, options)
         self.changed = resume.changed_options(original, options, restored.checkpoint)
         resume.check_changes(command, original, options, self.changed)
         if command == "fit":

@@ -23,11 +23,16 @@ from mnist_lit.signals import Stopped
 
 @contextlib.contextmanager
 def report_fit(trainer: Trainer, options: Namespace, logs: Path) -> Iterator[None]:
-    """Print what a fit will not save and, when it has ended or was interrupted, its result and what comes next."""
+    """Print what a fit will not save and, when it has ended or was interrupted, its result and what comes next.
+
+    Raises:
+        Stopped: A signal has stopped the fit.
+    """
     print_unsaved(trainer)
     package, _, network = options.model.backbone.class_path.rpartition(".")
     if not options.config and options.ckpt_path is None and package == backbones.__name__:
-        print(f"No recipe: {network} trains with default options. Recipes: --config ds_cnn_v1, ds_cnn_v2 or ds_cnn_v3.")
+        print(f"No recipe: {network} trains with the default of each option that is not given.")
+        print("Recipes: --config ds_cnn_v1, ds_cnn_v2 or ds_cnn_v3")
     start = time.monotonic()
     try:
         yield
@@ -45,7 +50,7 @@ def print_result(trainer: Trainer, seconds: float) -> None:
     measured = "" if accuracy is None else f"{100 * accuracy:.2f} % validation accuracy "
     epochs = f"{trainer.current_epoch} epoch{'s' * (trainer.current_epoch != 1)}"
     saved = saved_checkpoint(trainer)
-    folder = f"; saved in {os.path.relpath(saved.parent.parent)}" if saved else ""
+    folder = f"; saved in {saved.parent.parent}" if saved else ""
     print(f"{network}: {measured}after {epochs} in {seconds:.0f} s{folder}")
 
 
@@ -55,7 +60,8 @@ def print_metrics(trainer: Trainer, stage: str) -> None:
     batches = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
     images = len(trainer.datamodule.splits[stage])  # type: ignore[attr-defined]
     name = {"val": "validation", "test": "test"}[stage]
-    count = f" of {images:,} {name} images" if sum(batches) * EVAL_BATCH_SIZE >= images else ""
+    is_whole = sum(batches) * EVAL_BATCH_SIZE * trainer.world_size >= images
+    count = f" of {images:,} {name} images" if is_whole else ""
     print(f"{'accuracy/' + stage:<16}{100 * metrics[f'accuracy/{stage}']:.2f} %{count}")
     print(f"{'loss/' + stage:<16}{metrics[f'loss/{stage}']:.4f} (cross-entropy)")
     recalls = [f"{digit}: {100 * metrics[key]:.1f} %" for digit in range(10) if (key := f"recall/{digit}") in metrics]

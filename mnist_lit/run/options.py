@@ -62,7 +62,7 @@ class Parser(LightningArgumentParser):
         return added
 
 
-def check_options(options: Namespace) -> None:
+def check_options(command: str, options: Namespace) -> None:
     """Check what Lightning (2.6.6) would answer with a traceback, or without the name of the option.
 
     Raises:
@@ -79,6 +79,9 @@ def check_options(options: Namespace) -> None:
     for key in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[key] == 0:
             raise UserError(f"--trainer.{key} {trainer[key]} trains nothing: give a larger one, or leave it out.")
+    limit = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
+    if command in limit and trainer[limit[command]] == 0:
+        raise UserError(f"--trainer.{limit[command]} 0 reads no images: give a larger one, or leave it out.")
     if trainer.max_time is not None and not duration_s(trainer.max_time):
         raise UserError(f"--trainer.max_time {trainer.max_time} trains nothing: give a longer one, or leave it out.")
     if trainer.barebones:
@@ -165,7 +168,8 @@ def _one_line(message: str) -> str:
         return " ".join(message.split())
     if key[1] == "config" and "File does not exist" in message:
         recipes = ", ".join(recipe_names())
-        return f"--config: {message.partition('not exist: ')[2]} is no file, and no recipe of the project ({recipes})."
+        file = message.partition("not exist: ")[2]
+        return f"--config: {file} is neither a file nor a recipe of the project ({recipes})."
     option = f"--{key[1]}" if "." in key[1] or key[1] in ("seed_everything", "config") else key[1]
     value = re.search(r"(?:Got value:|Given value:|given class_path|path string:|but) '?([^'\n ]*)", message)
     other = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message)

@@ -27,7 +27,7 @@ def find_recipes(args: list[str]) -> list[str]:
 
 
 def _find_recipe(name: str) -> str:
-    if name not in recipe_names() or expand(name).exists():
+    if name not in recipe_names() or expand(name).is_file():
         return name
     return str(project_path(f"configs/{name}.yaml"))
 

@@ -52,12 +52,18 @@ SILENCED_MESSAGES = (
 """Parts of Lightning's messages that say nothing about this run."""
 
 SILENCED_EVALUATION_MESSAGES = ("Seed set to", "GPU available", "Loaded model weights from")
-"""More of them where nothing is trained."""
+"""Additional messages that are silenced in validate, test and predict."""
+
+
+_LOGGERS = (
+    *("fabric.utilities.seed", "fabric.utilities.rank_zero", "pytorch.utilities.rank_zero"),
+    *("pytorch.trainer.connectors.signal_connector", "pytorch.trainer.connectors.checkpoint_connector"),
+)
 
 
 @contextlib.contextmanager
 def silence_warnings(trains: bool = True) -> Iterator[None]:
-    """Silence warnings and messages that a user cannot act on; more of them where nothing is trained.
+    """Silence warnings and messages that a user cannot act on, and more messages where nothing is trained.
 
     TensorBoard's writer thread passes its OSError on to the run, which reports it, so its traceback is silenced too.
     """
@@ -86,12 +92,6 @@ def silence_warnings(trains: bool = True) -> Iterator[None]:
         threading.excepthook = thread_hook
         for logger in loggers:
             logger.removeFilter(is_useful)
-
-
-_LOGGERS = (
-    *("fabric.utilities.seed", "fabric.utilities.rank_zero", "pytorch.utilities.rank_zero"),
-    *("pytorch.trainer.connectors.signal_connector", "pytorch.trainer.connectors.checkpoint_connector"),
-)
 
 
 @contextlib.contextmanager

@@ -33,19 +33,19 @@ def address() -> Iterator[str]:
 
 
 def post(url: str, body: bytes) -> dict[str, Any]:
-    with urllib.request.urlopen(url, body, timeout=10) as response:
+    with urllib.request.urlopen(url, body, timeout=60) as response:
         answer: dict[str, Any] = json.load(response)
     return answer
 
 
 def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=60) as response:
         return json.load(response)
 
 
 @pytest.mark.parametrize("path", FILES)
 def test_the_page_and_its_files_may_request_nothing_from_other_servers(address: str, path: str) -> None:
-    with urllib.request.urlopen(address + path, timeout=10) as response:
+    with urllib.request.urlopen(address + path, timeout=60) as response:
         assert response.headers["Content-Type"] == f"{FILES[path]}; charset=utf-8"
         policy = response.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
@@ -116,7 +116,7 @@ def test_other_hosts_origins_and_paths_are_refused(
 ) -> None:
     request = urllib.request.Request(address + path, body, headers)
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=10)
+        urllib.request.urlopen(request, timeout=60)
     refused.value.close()
     assert refused.value.code == code
 

@@ -176,6 +176,7 @@ def test_a_drawing_is_smaller_than_a_photo(port: int) -> None:
 
 @needs_linux
 @pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="takes long")
 @pytest.mark.timeout(1800)
 def test_many_photos_of_50_megapixels_leave_memory_and_drawings_alone(tmp_path: Path) -> None:
     photo = huge_photo()
@@ -190,10 +191,8 @@ def test_many_photos_of_50_megapixels_leave_memory_and_drawings_alone(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number",  # test_demo.py has Ctrl-C, too
-    [pytest.param(signal.SIGINT, marks=pytest.mark.skipif(not FULL, reason="imports torch once more")), signal.SIGTERM],
-)
+@pytest.mark.skipif(not FULL, reason="imports torch twice more; test_demo.py has Ctrl-C, too")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_demo_at_once_while_connections_are_open(tmp_path: Path, number: signal.Signals) -> None:
     photo = huge_photo()
     with demo_server(tmp_path) as (process, address):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,7 +119,7 @@ def test_a_photo_is_read_and_an_unreadable_file_reported(page: Chrome, tmp_path:
     for _ in range(2):  # the same photo again
         photo.send_keys(str(tmp_path / "four.jpg"))
         assert "It reads 4, " in read_answer(page)
-        assert canvas(page, "paper")[280, 280, 3] == 255
+        wait_until(lambda: canvas(page, "paper")[280, 280, 3] == 255, "the photo is drawn")
         click(page, "clear")
         assert read_answer(page, EMPTY) == EMPTY
     photo.send_keys(str(tmp_path / "bad.png"))
@@ -143,21 +144,27 @@ def test_an_error_stands_in_place_of_the_answer(page: Chrome, monkeypatch: pytes
 def test_an_answer_that_comes_late_is_pending_and_ignored_after_clear(
     page: Chrome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = [0.0]
+    go_on, answered = threading.Event(), threading.Event()
+    go_on.set()
 
     def slow(image: Image.Image) -> Array:
-        time.sleep(seconds[0])
-        return drawing_to_digit(image)
+        go_on.wait(60)
+        digit = drawing_to_digit(image)
+        answered.set()
+        return digit
 
     monkeypatch.setattr(demo, "drawing_to_digit", slow)
     draw(page, TUNED_STROKES[1], False)
     assert "It reads 1, " in read_answer(page)
-    seconds[0] = 2
+    go_on.clear()
+    answered.clear()
     draw(page, ["!.1,.04 .88,.04"], False)
     assert page.find_elements(By.CSS_SELECTOR, ".pending")
     click(page, "clear")
     assert read_answer(page, "") == EMPTY
-    time.sleep(5)
+    go_on.set()
+    assert answered.wait(60)
+    time.sleep(1)  # the answer travels
     assert read_answer(page, "") == EMPTY
 
 
@@ -234,7 +241,8 @@ def test_axe_finds_no_accessibility_violation(page: Chrome, size: tuple[int, int
     page.execute_script(AXE.read_text())
 
     def violations() -> list[str]:
-        time.sleep(0.5)  # colors and bars move
+        moving = "return document.getAnimations().length"  # colors and bars
+        wait_until(lambda: page.execute_script(moving) == 0, "nothing moves")
         found: list[str] = page.execute_async_script(
             "axe.run().then(({violations}) => arguments[0](violations.map(each => JSON.stringify(each))))"
         )

@@ -101,10 +101,13 @@ def test_json_has_digits_and_errors_and_is_all_of_stdout(capsys: pytest.CaptureF
 def test_a_progress_bar_is_shown_on_a_terminal_only(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for forced, shown in (("0", False), ("1", True)):
-        monkeypatch.setenv("TTY_COMPATIBLE", forced)
+    monkeypatch.setenv("TERM", "xterm")
+    for variable in ("TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR"):  # rich reads them
+        monkeypatch.delenv(variable, raising=False)
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda value=is_terminal: value)
         load_digits(["mine"])
-        assert ("Reading pictures" in capsys.readouterr().err) == shown
+        assert ("Reading pictures" in capsys.readouterr().err) == is_terminal
 
 
 def test_letters_are_unlike_digits_and_digits_are_not(official_mnist: str) -> None:

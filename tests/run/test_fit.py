@@ -58,6 +58,8 @@ def test_presets_are_added_to_a_recipe_and_both_are_found_by_name(
 
 @pytest.mark.usefixtures("main")
 def test_a_file_comes_before_a_recipe_of_the_same_name() -> None:
+    Path("debug").mkdir()  # a folder does not count
+    assert run(["fit", *SMALL, "--config=debug"]).trainer.fast_dev_run  # type: ignore[attr-defined]
     Path("ds_cnn_v2").write_text("model: {lr: 0.5}")
     assert run(["fit", *SMALL, "--config=ds_cnn_v2", "--trainer.fast_dev_run=true"]).model.hparams["lr"] == 0.5
 

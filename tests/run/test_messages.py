@@ -1,4 +1,4 @@
-"""The terminal shows results in words and percent, and nothing that says nothing."""
+"""The terminal shows results in words and percent, and no useless messages."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_fit_ends_with_its_result(main: Main, capsys: pytest.CaptureFixture[str]
 
 
 def test_fit_without_a_recipe_says_so(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    note = "No recipe: DS_CNN_V1 trains with default options. Recipes: --config ds_cnn_v1, ds_cnn_v2 or ds_cnn_v3.\n"
+    note = "No recipe: DS_CNN_V1 trains with the default of each option that is not given.\nRecipes: --config ds_cnn_v1"
     main("fit --model.schedule=plateau --trainer.max_epochs=1")
     assert note in capsys.readouterr().out
     cli.main(["fit", "--ckpt_path=last", "--trainer.max_epochs=2"])
@@ -51,10 +51,12 @@ def test_progress_bar_counts_epochs_from_1_and_fits_80_columns(monkeypatch: pyte
     trainer = run(["fit", *SMALL, "--trainer.enable_progress_bar=true"]).trainer
     bar = trainer.progress_bar_callback
     assert isinstance(bar, ProgressBar)
-    assert bar._get_train_description(0) == "Epoch 1/2"
+    assert bar._get_train_description(0) == "Epoch 1/2 "
     metrics = bar.get_metrics(trainer, trainer.lightning_module)
     assert metrics.keys() == {"train", "val"}
     columns = bar.configure_columns(trainer)
+    kinds = [type(column).__name__ for column in columns]
+    assert kinds == ["TextColumn", "CustomBarColumn", "BatchesProcessedColumn", "CustomTimeColumn"]
     (width,) = (column.bar_width for column in columns if isinstance(column, BarColumn))
     shown = " ".join(f"{name}: {value}" for name, value in metrics.items())
     assert width is not None

@@ -116,7 +116,11 @@ def has_ended(process: Process, file: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200 if FULL else 600)
-@pytest.mark.parametrize("is_job", [False, True], ids=["process", "SLURM job"])
+@pytest.mark.parametrize(
+    "is_job",  # test_processes.py requeues jobs at chosen moments
+    [False, pytest.param(True, marks=pytest.mark.skipif(not FULL, reason="takes long"))],
+    ids=["process", "SLURM job"],
+)
 def test_signals_at_random_moments_leave_runs_that_resume(
     is_job: bool, fit_args: list[str], tmp_path: Path, report: Callable[[str], None]
 ) -> None:
