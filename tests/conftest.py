@@ -9,6 +9,7 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  before rich: typing would cache its Union[float, int], and 1 batch would be all
 import numpy as np
 import pytest
 import torch
