@@ -160,6 +160,7 @@ def test_sigterm_ends_the_processes_that_lightning_starts(tmp_path: Path) -> Non
     assert "python -m mnist_lit fit --ckpt_path lightning_logs/" in (tmp_path / "out").read_text()
 
 
+@pytest.mark.skipif(not FULL, reason="imports torch twice more")
 def test_two_nodes_train_one_network(tiny_mnist: Path, tmp_path: Path) -> None:
     args, address = [*FIT, f"--data.data_dir={tiny_mnist}", "--trainer.num_nodes=2"], new_address()
     nodes = [

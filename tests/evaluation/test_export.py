@@ -62,7 +62,8 @@ def test_onnx_file_predicts_as_the_checkpoint(
     onnx.checker.check_model("digits.onnx", full_check=True)
     assert [(part.domain, part.version) for part in onnx.load("digits.onnx").opset_import] == [("", export.OPSET)]
     check_file("digits.onnx", images, run_onnx)
-    check_file("digits.onnx", images, run_opencv)
+    if int(cv2.__version__.split(".")[0]) >= 5:  # OpenCV 4 cannot read what older versions of torch export
+        check_file("digits.onnx", images, run_opencv)
 
 
 @pytest.mark.parametrize("options", ["--data.data_dir nowhere", "--data.source sample"])

@@ -24,7 +24,7 @@ from helpers.runs import differences, state
 from mnist_lit import cli
 from mnist_lit.data import official
 
-SOAK_S = float(os.environ.get("SOAK_S", 7200 if FULL else 30))
+SOAK_S = float(os.environ.get("SOAK_S", 7200 if FULL else 20))
 
 FIT = shlex.join(["fit", f"--config={CONFIGS}/ds_cnn_v2.yaml", *SMALL])
 COMMANDS = [
