@@ -54,9 +54,7 @@ class DigitDataset(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Samples:
         """The samples of these indices; torch's DataLoader prefers this method to `__getitem__`."""
         index = torch.from_numpy(np.array(indices))  # a quarter of the time of torch.tensor
-        if self.labels.is_cuda:  # pinned memory is copied asynchronously
-            index = index.pin_memory()
-        index = index.to(self.labels.device, non_blocking=True)
+        index = index.to(self.labels.device, non_blocking=True)  # CUDA copies up to 64 kB without waiting
         # faster than `[index]`
         return Samples((self.images.index_select(0, index), self.labels.index_select(0, index)), self.make)
 
