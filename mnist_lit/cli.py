@@ -61,6 +61,8 @@ def main(args: list[str] | None = None) -> None:
         try:
             with stop_on_signals():
                 given = parse(command, options)
+                # torch reads it when it is imported: threads that wait must not occupy cores that others need
+                os.environ.setdefault("OMP_WAIT_POLICY", "passive")
                 with _loading_note():  # not before: torch and Lightning take ten seconds
                     run: Callable[[argparse.Namespace | list[str]], object] = import_module(COMMANDS[command][0]).main
                 run(given)

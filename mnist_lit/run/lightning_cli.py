@@ -190,6 +190,7 @@ class DigitCLI(LightningCLI):
             check_weights(self.model, self.restored.checkpoint)
         overhead.skip_nan_fill()
         overhead.keep_freed_memory()
+        self.contexts.enter_context(overhead.limit_threads(self.model, self.datamodule.batch_size))
         logger, new_folder = self._logger(command, options)
         folders = log_folders(components.as_list(logger))
         record = RunRecord(folder for folder in folders if folder == new_folder or not folder.exists())
@@ -213,9 +214,8 @@ class DigitCLI(LightningCLI):
             return options.trainer.logger, None
         new_folder: Path | None = None
         if command == "fit":
-            resumes = self.restored is not None
             new_folder = components.new_run_folder(
-                self.config[command], self.logs, self.run_folder, resumes, self.draws_seed
+                self.config[command], self.logs, self.run_folder, bool(self.restored), self.draws_seed
             )
         if new_folder and getattr(rank_zero_only, "rank", 0) == 0:
             self.contexts.callback(remove_if_empty, new_folder)

@@ -3,13 +3,38 @@
 Each one must save at least 2 % of a step at the recipes' batch size of 128.
 """
 
+import contextlib
 import ctypes
+import os
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch.profilers import PassThroughProfiler
+
+from mnist_lit.classifier import DigitClassifier
+from mnist_lit.describe import multiply_adds
+
+SMALL_STEP = 100_000_000
+"""Multiply-adds of a training batch, forward, below which one thread is as fast as several."""
+
+
+@contextlib.contextmanager
+def limit_threads(model: DigitClassifier, batch_size: int) -> Iterator[None]:
+    """Compute small steps in one thread, unless OMP_NUM_THREADS is set.
+
+    Threads wait for each other dozens of times per step. On two idle cores, two threads took 0.9 to 1.2 times as long
+    as one for the recipes, and beside another busy program 4 to 6 times (figures: benchmark/README.md).
+    """
+    threads = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ and multiply_adds(model) * batch_size < SMALL_STEP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def skip_nan_fill() -> None:
