@@ -4,7 +4,7 @@ import os
 from typing import Literal
 
 import torch
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from mnist_lit import UserError
 from mnist_lit.data import official, sample
 from mnist_lit.data.batches import Batch, DigitDataset, batch_loader
+from mnist_lit.data.variants import add_variants
 from mnist_lit.files import expand
 
 EVAL_BATCH_SIZE = 100
@@ -34,9 +35,11 @@ class MNISTDataModule(LightningDataModule):
         folds: For cross-validation: divide the images into this number of folds, 2 or more, and validate on one of
             them instead of on `val_size` images.
         fold: The fold to validate on, from 0 to `folds` - 1.
+        variants: Share of the training images of 1, 7 and 9 that are changed to other ways of writing them, such as
+            a 7 with a bar, from 0 to 1.
 
     Raises:
-        UserError: The folds are too few, the fold does not exist, or `val_size` is given too.
+        UserError: The folds are too few, the fold does not exist, or `val_size` is given too; or `variants` is above 1.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class MNISTDataModule(LightningDataModule):
         val_size: PositiveInt | None = None,
         folds: PositiveInt | None = None,
         fold: NonNegativeInt = 0,
+        variants: NonNegativeFloat = 0.0,
     ) -> None:
         super().__init__()
         if folds is None and fold:
@@ -55,14 +59,17 @@ class MNISTDataModule(LightningDataModule):
             raise UserError("--data.folds and --data.val_size exclude each other: leave one out.")
         if folds is not None and not fold < folds >= 2:
             raise UserError(f"--data.folds {folds} must be 2 or more, and more than --data.fold {fold}.")
+        if variants > 1:
+            raise UserError(f"--data.variants is a share, from 0 to 1, not {variants}.")
         # what a checkpoint stores: the experiment, not the machine
-        self.save_hyperparameters("source", "batch_size", "val_size", "folds", "fold", logger=False)
+        self.save_hyperparameters("source", "batch_size", "val_size", "folds", "fold", "variants", logger=False)
         self.source = source
         self.data_dir = expand(data_dir)
         self.batch_size = batch_size
         self.val_size = val_size if val_size is not None else (5_000 if source == "mnist" else 500)
         self.folds = folds
         self.fold = fold
+        self.variants = variants
         self.splits: dict[str, DigitDataset] = {}
         """The images and labels of "train", "val" and "test" that have been read so far."""
 
@@ -87,8 +94,10 @@ class MNISTDataModule(LightningDataModule):
         images, labels = self._read("train")
         is_val = torch.zeros(len(labels), dtype=torch.bool)
         is_val[self._val_indices(labels)] = True
-        self.splits["train"] = self._dataset(images[~is_val], labels[~is_val])
         self.splits["val"] = self._dataset(images[is_val], labels[is_val])
+        if self.variants and stage == "fit":
+            images = add_variants(images, labels, self.variants)
+        self.splits["train"] = self._dataset(images[~is_val], labels[~is_val])
 
     def _val_indices(self, labels: Tensor) -> Tensor:
         """Indices of the validation images among the official training images or the sample's."""
