@@ -16,14 +16,18 @@ import torch
 from mnist_lit import UserError, files
 from mnist_lit.benchmark.baselines import plain_loop, published_speed, tutorial_speed
 from mnist_lit.benchmark.report import spread, table
-from mnist_lit.benchmark.timing import EpochTimer, FitClock
+from mnist_lit.benchmark.timing import CopyCheckpoint, EpochTimer, FitClock
+from mnist_lit.callbacks.cuda_graphs import CUDAGraphs
 from mnist_lit.describe import describe_environment
 from mnist_lit.files import LOGS
 from mnist_lit.run.lightning_cli import DigitCLI, run
 
 BATCH_SIZES = (32, 64, 128, 512, 2048)
 
-RECIPES = ("ds_cnn_v1", "ds_cnn_v2", "ds_cnn_v3")
+RECIPES = ("ds_cnn_v1", "ds_cnn_v2", "ds_cnn_v3", "fast", "published")
+
+GRAPHS = [f"--trainer.callbacks+={CUDAGraphs.__module__}.CUDAGraphs"]
+"""Options of `mnist-lit fit` that add CUDA graphs to a recipe."""
 
 UNSUITABLE = ("--ckpt_path", "--trainer.devices", "--trainer.num_nodes")
 """Options of `mnist-lit fit` that a benchmark cannot use, because it makes new runs in one process."""
@@ -82,27 +86,70 @@ def others(flags: list[str], rounds: int, batches: int = 60) -> dict[str, Any]:
 
 
 def recipes(flags: list[str], _: int, names: Sequence[str] = RECIPES) -> list[dict[str, Any]]:
-    """Time a whole fit of each recipe, in its own process.
+    """Time a whole fit of each recipe, in its own process; on a GPU also with gpu.yaml.
 
     Raises:
         UserError: A fit fails.
     """
     options = flags[2:]  # without --config and the recipe
     rows = []
-    for name in names:
+    for name in [*names, *(f"{name} gpu" for name in names[:3] if torch.cuda.is_available())]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "times.json"
-            recipe = ["--config", name, *options]
+            recipe = [*(f"--config={config}" for config in name.split()), *options]
             clock = [f"--trainer.callbacks+={FitClock.__module__}.FitClock", f"--trainer.callbacks.path={path}"]
             clock.append(f"--trainer.callbacks.start={time.time()}")
             command = [sys.executable, "-m", "mnist_lit", *_fit(folder, [*recipe, *clock])]
             if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
                 raise UserError(f"{' '.join(command)} failed.")
-            rows.append({"model": name.upper()} | json.loads(path.read_text()))
+            rows.append({"recipe": name} | json.loads(path.read_text()))
     return rows
 
 
-PARTS: dict[str, Callable[[list[str], int], Any]] = {"overhead": overhead, "others": others, "recipes": recipes}
+def graphs(flags: list[str], rounds: int, batch_sizes: Sequence[int] = BATCH_SIZES[1:]) -> dict[str, Any]:
+    """Compare the fit with and without CUDA graphs, and check whether a fit with them can be repeated and resumed."""
+    rows = []
+    for batch_size in batch_sizes:
+        speeds: dict[str, list[float]] = defaultdict(list)
+        for _ in range(rounds):
+            for name, more in (("fit", []), ("with graphs", GRAPHS)):
+                _, (epoch,) = _fit_in_turns([*flags, f"--data.batch_size={batch_size}", *more], 1)
+                speeds[name].append(epoch["fit_images_per_s"])
+            speeds["plain loop"].append(epoch["plain_images_per_s"])
+        rows.append({"batch_size": batch_size} | {name: spread(values) for name, values in speeds.items()})
+    return {"speeds": rows, "equal": equal_weights([*flags, *GRAPHS], flags)}
+
+
+def equal_weights(flags: list[str], other: list[str]) -> dict[str, bool]:
+    """Whether the weights after two epochs are bitwise equal to those of the same fit repeated, resumed, and changed.
+
+    Args:
+        flags: Options of `mnist-lit fit`.
+        other: Options of the changed fit.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = CopyCheckpoint(Path(folder) / "first_epoch.ckpt")
+        whole, *others = (
+            run(_fit(folder, [*options, "--trainer.max_epochs=2"]), callbacks=callbacks).model.cpu().state_dict()
+            for options, callbacks in (
+                (flags, [copy]),
+                (flags, []),
+                ([*flags, f"--ckpt_path={copy.path}"], []),
+                (other, []),
+            )
+        )
+    return {
+        name: all(torch.equal(tensor, weights[key]) for key, tensor in whole.items())
+        for name, weights in zip(("repeated", "resumed", "without graphs"), others, strict=True)
+    }
+
+
+PARTS: dict[str, Callable[[list[str], int], Any]] = {
+    "overhead": overhead,
+    "others": others,
+    "recipes": recipes,
+    "graphs": graphs,
+}
 """Functions of the options of `mnist-lit fit` and the number of rounds."""
 
 
@@ -114,13 +161,16 @@ def main(options: argparse.Namespace, parts: Mapping[str, Callable[[list[str], i
     for name in options.names:
         if name not in parts:
             raise UserError(f"There is no part {name!r}; choose from {', '.join(parts)}.")
+        if name == "graphs" and not torch.cuda.is_available():
+            raise UserError("The part `graphs` needs a GPU.")
     flags = ["--config", options.config or "ds_cnn_v1", *options.flags]
     folder = Path(LOGS) / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "benchmark.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     result["environment"] = describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    for name in options.names or parts:
+    available = [name for name in parts if name != "graphs" or torch.cuda.is_available()]
+    for name in options.names or available:
         result[name] = parts[name](flags, options.rounds)
         files.write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
     files.write_atomically(folder / "benchmark.md", table(result).encode())

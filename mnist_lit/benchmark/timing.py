@@ -1,7 +1,8 @@
-"""Callbacks that time a fit."""
+"""Callbacks that measure a fit."""
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mnist_lit.callbacks.checkpointing import saved_checkpoint
+
 TURN = 40
 """Steps per turn of the fit and of the plain loop: a quarter of a second, in which a machine's speed hardly changes."""
 
-PUBLISHED_ACCURACY = 0.9749
-"""Test accuracy that was published for DS_CNN_V1."""
+TARGETS = (97.49, 99.0, 99.2)
+"""Validation accuracies in % until which a fit is timed; the first was published for DS_CNN_V1, on the test set."""
 
 
 def now() -> float:
@@ -89,15 +92,18 @@ class FitClock(Callback):
         self.path = path
         self.start = start
         self.first_step: float | None = None
-        self.promised_s: float | None = None
-        """Seconds from the first step to the first validation above the published accuracy."""
+        self.reached_s: dict[str, float] = {}
+        """By target, seconds from the first step to the end of the first validation that passes it."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self.first_step = self.first_step or time.time()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.first_step and not self.promised_s and trainer.callback_metrics["accuracy/val"] > PUBLISHED_ACCURACY:
-            self.promised_s = time.time() - self.first_step
+        if self.first_step is None:  # the sanity check
+            return
+        for target in TARGETS:
+            if 100 * trainer.callback_metrics["accuracy/val"] > target:
+                self.reached_s.setdefault(str(target), time.time() - self.first_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.first_step
@@ -105,10 +111,27 @@ class FitClock(Callback):
             "first_step_s": self.first_step - self.start,
             "fit_s": time.time() - self.first_step,
             "epochs": trainer.current_epoch,
-            "promised_s": self.promised_s,
+            "reached_s": self.reached_s,
             "peak_memory_gb": _peak_memory_gb(),
         }
         Path(self.path).write_text(json.dumps(record))
+
+
+class CopyCheckpoint(Callback):
+    """Copy the checkpoint of the first epoch when the second one starts, so that a fit can be resumed from there.
+
+    Args:
+        path: File to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            last = saved_checkpoint(trainer)
+            assert last
+            shutil.copy(last, self.path)
 
 
 def _peak_memory_gb() -> float | None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers.commands import SMALL
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
@@ -122,14 +123,14 @@ def test_table_shows_the_tracked_results() -> None:
     speeds = "13,911 (13,781 to 14,045) | 17,273 (16,914 to 17,428) | 0.81 (0.80 to 0.81) | 0.11 (0.11 to 0.11)"
     assert f"| 32 | {speeds} |" in lines
     assert "| fit, 28 px / published, ratio | 3.8 (3.7 to 4.2) |" in lines
-    assert "| DS_CNN_V1 | 15 | 11.81 | 46.09 | 9.74 | 1.14 |" in lines
+    assert "| ds_cnn_v1 | 15 | 11.8 | 9.7 (21.6) | - | - | 46.1 (57.9) | 1.14 |" in lines
     assert "two" not in table  # parts of earlier versions
 
 
 def test_table_shows_missing_figures_as_a_dash() -> None:
-    fit = {"model": "DS_CNN_V1", "first_step_s": 10, "fit_s": 40, "epochs": 2, "promised_s": None}
+    fit = {"recipe": "fast", "first_step_s": 10, "fit_s": 40, "epochs": 2, "reached_s": {"97.49": 20}}
     table = report.table({"recipes": [fit | {"peak_memory_gb": None}], "environment": ""})
-    assert "| DS_CNN_V1 | 2 | 10.00 | 40.00 | - | - |" in " ".join(table.split())
+    assert "| fast | 2 | 10.0 | 20.0 (30.0) | - | - | 40.0 (50.0) | - |" in " ".join(table.split())
 
 
 def test_results_of_other_parts_are_preserved(
@@ -156,7 +157,8 @@ def test_results_of_other_parts_are_preserved(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["speed"], "no part 'speed'; choose from overhead, others, recipes"),
+        (["speed"], "no part 'speed'; choose from overhead, others, recipes, graphs"),
+        (["graphs"], "needs a GPU"),
         (["--ckpt_path", "last"], "leave out --ckpt_path"),
         (["overhead", "--trainer.devices=2"], "leave out --trainer.devices"),
     ],
@@ -190,9 +192,20 @@ def test_overhead_and_others_measure_real_runs() -> None:
 @pytest.mark.usefixtures("main")
 def test_recipes_measures_whole_fits() -> None:
     flags = ["--config", "other.yaml", "--data.source=sample", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
-    (row,) = measure.recipes(flags, 1, names=["ds_cnn_v2"])
-    assert (row["model"], row["epochs"]) == ("DS_CNN_V2", 1)
+    (row,) = measure.recipes(flags, 1, names=["ds_cnn_v2 fast"])
+    assert (row["recipe"], row["epochs"]) == ("ds_cnn_v2 fast", 1)
     assert row["first_step_s"] > 1
     assert row["fit_s"] > 0
     assert 0.3 < row["peak_memory_gb"] < 4
-    assert "| DS_CNN_V2 | 1 " in report.table({"recipes": [row], "environment": ""})
+    assert "| ds_cnn_v2 fast | 1 " in report.table({"recipes": [row], "environment": ""})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("main")
+def test_graphs_compares_speeds_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    part = measure.graphs(SMALL, rounds=1, batch_sizes=(50,))
+    assert "CUDA graphs are not used: the run is not on a GPU." in capsys.readouterr().out
+    assert part["equal"] == {"repeated": True, "resumed": True, "without graphs": True}
+    assert "| 50 " in (table := report.table({"graphs": part, "environment": ""}))
+    assert "repeated: yes, resumed: yes, without graphs: yes" in table
+    assert not measure.equal_weights(SMALL, [*SMALL, "--model.lr=0.001"])["without graphs"]
