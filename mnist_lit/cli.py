@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import difflib
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from mnist_lit import UserError, __version__
-from mnist_lit.command_parser import RECIPE
+from mnist_lit.command_parser import RECIPE, closest
 from mnist_lit.commands import COMMANDS, parse
 from mnist_lit.signals import stop_on_signals
 
@@ -54,8 +53,8 @@ def main(args: list[str] | None = None) -> None:
             + COMPLETION
         )
     elif command not in COMMANDS:
-        similar = [f"did you mean {name}?" for name in difflib.get_close_matches(command, COMMANDS, n=1)]
-        choices = similar[0] if similar else f"choose from {', '.join(COMMANDS)}."
+        similar = closest(command, COMMANDS)
+        choices = f"did you mean {similar}?" if similar else f"choose from {', '.join(COMMANDS)}."
         sys.exit(f"mnist-lit: error: there is no command {command!r}; {choices}")
     else:
         try:

@@ -2,9 +2,16 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
-from mnist_lit.command_parser import CHECKPOINT, OUTPUTS, RECIPE, REFERENCE, CommandParser, whole_number
-from mnist_lit.files import shown_path
+from mnist_lit.command_parser import CHECKPOINT, OUTPUTS, RECIPE, REFERENCE, CommandParser, command_line, whole_number
+from mnist_lit.files import project_path
+
+
+def _shown(path: str) -> str:
+    """A file that is part of the project, as a command line in the current folder names it."""
+    file = project_path(path)
+    return command_line([str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)])
 
 
 def _compare() -> CommandParser:
@@ -119,7 +126,7 @@ Input: pixels, white on black, uint8 (N, 1, 28, 28), any N. Output: probabilitie
 The file is loaded again and compared with the checkpoint on all test images, or on the sample if MNIST is not in
 --data.data_dir. For onnx and torch, all predictions must be equal and all probabilities within 0.00001; for int8, the
 accuracy is printed.""",
-        epilog=f"Example: mnist-lit export --ckpt_path {shown_path(REFERENCE)} --format int8",
+        epilog=f"Example: mnist-lit export --ckpt_path {_shown(REFERENCE)} --format int8",
     )
     parser.add_argument("--ckpt_path", required=True, metavar="FILE", help=f"{CHECKPOINT} (required)")
     formats = "onnx: for any ONNX runtime (default); torch: for torch.export.load; int8: ONNX with 8-bit weights"
@@ -138,7 +145,7 @@ def _publish() -> CommandParser:
         description="""\
 Write a checkpoint's weights and settings as a safetensors file, which cannot contain code. Like a
 checkpoint, it works with test and predict (--ckpt_path FILE.safetensors); it cannot be resumed.""",
-        epilog=f"Example: mnist-lit publish {shown_path(REFERENCE)} digits.safetensors",
+        epilog=f"Example: mnist-lit publish {_shown(REFERENCE)} digits.safetensors",
     )
     parser.add_argument("checkpoint", metavar="FILE", help=CHECKPOINT)
     parser.add_argument("target", metavar="FILE.safetensors", help="the file to write")

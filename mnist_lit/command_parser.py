@@ -2,7 +2,10 @@
 
 import argparse
 import difflib
-from collections.abc import Callable
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 REFERENCES = [f"lightning_logs/reference/ds_cnn_v{number}/checkpoints/last.ckpt" for number in (1, 2, 3)]
@@ -51,9 +54,8 @@ class CommandParser(argparse.ArgumentParser):
     def similar(self, option: str) -> str:
         """The option that a misspelled one may stand for, as a question, or nothing."""
         known = [name for action in self._actions for name in action.option_strings]
-        return "".join(
-            f" (did you mean {name}?)" for name in difflib.get_close_matches(option.partition("=")[0], known, 1)
-        )
+        name = closest(option.partition("=")[0], known)
+        return f" (did you mean {name}?)" if name else ""
 
     def add_trust(self) -> None:
         """Add the option that names trusted packages."""
@@ -75,3 +77,13 @@ def whole_number(least: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a misspelled one most likely stands for, or None."""
+    return next(iter(difflib.get_close_matches(word, known, n=1)), None)
+
+
+def command_line(words: list[str]) -> str:
+    """A command line of these words, to be pasted into the shell of this system."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import itertools
 import os
-import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,12 +29,6 @@ def project_path(path: str) -> Path:
     """A file that is part of the project: inside the installed package, or in the checkout."""
     package = Path(__file__).parent
     return package / path if (package / path).exists() else package.parent / path
-
-
-def shown_path(path: str) -> str:
-    """A file that is part of the project, as a command line in the current folder names it."""
-    file = project_path(path)
-    return shlex.quote(str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file))
 
 
 def expand(path: str) -> Path:

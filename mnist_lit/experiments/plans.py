@@ -3,12 +3,12 @@
 import argparse
 import contextlib
 import json
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mnist_lit import UserError, files
+from mnist_lit.command_parser import command_line
 from mnist_lit.experiments.recipes import Recipe
 from mnist_lit.files import LOGS
 from mnist_lit.signals import Stopped
@@ -29,7 +29,7 @@ def plan_folder(command: str, options: argparse.Namespace, recipe: Recipe, plan:
         UserError: No folder has the same plan.
     """
     parent = Path(recipe.options["trainer"]["default_root_dir"] or ".") / LOGS / command
-    begun_with = shlex.join(["mnist-lit", command, *(arg for arg in options.given if arg != "--resume")])
+    begun_with = command_line(["mnist-lit", command, *(arg for arg in options.given if arg != "--resume")])
     plan = {"begun_with": begun_with, "seeds": options.seeds, **plan}
     if not options.resume:
         folder = parent / f"version_{files.new_version(parent)}"

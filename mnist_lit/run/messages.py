@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from mnist_lit.callbacks.checkpointing import saved_checkpoint
 from mnist_lit.callbacks.predictions import PredictionWriter
 from mnist_lit.callbacks.record import RunLogger
 from mnist_lit.checkpoints.trust import foreign_modules
+from mnist_lit.command_parser import command_line
 from mnist_lit.data.datamodule import EVAL_BATCH_SIZE
 from mnist_lit.signals import Stopped
 
@@ -93,7 +93,7 @@ def print_next(command: str, trainer: Trainer, options: Namespace, logs: Path) -
     for logger in trainer.loggers if command == "test" else []:
         if isinstance(logger, TensorBoardLogger):
             folder = logs if isinstance(logger, RunLogger) else logger.root_dir
-            commands.append(uv_run(f"tensorboard --logdir {shlex.quote(os.path.relpath(folder))}"))
+            commands.append(uv_run(["tensorboard", "--logdir", os.path.relpath(folder)]))
     if commands:
         heading = "Next:" if command == "test" else "Interrupted. The last complete epoch is saved; to resume:"
         print("\n  ".join([heading, *commands]))
@@ -107,16 +107,17 @@ def next_command(command: str, checkpoint: Path, options: Namespace) -> str:
         checkpoint: The checkpoint.
         options: The options of this run.
     """
-    words = ["--ckpt_path", str(checkpoint)]
+    program = ["python", "-m", "mnist_lit"] if Path(sys.argv[0]).name == "__main__.py" else ["mnist-lit"]
+    words = [*program, command, "--ckpt_path", str(checkpoint)]
     if command != "fit" and options.data.source == "mnist" and options.data.data_dir != "data":
         words += ["--data.data_dir", options.data.data_dir]
     modules = foreign_modules([options.model.as_dict(), options.trainer.as_dict() if command == "fit" else {}])
     modules = {module for module in modules if not module.startswith("lightning.")}
     words += ["--trust", *sorted(modules)] if modules else []
-    program = "python -m mnist_lit" if Path(sys.argv[0]).name == "__main__.py" else "mnist-lit"
-    return uv_run(f"{program} {command} {shlex.join(words)}")
+    return uv_run(words)
 
 
-def uv_run(command: str) -> str:
-    """The command with the prefix that this program was started with."""
-    return f"uv run {command}" if "UV" in os.environ else command  # uv sets UV for its child processes
+def uv_run(words: list[str]) -> str:
+    """The command line of these words, with the prefix that this program was started with."""
+    prefix = ["uv", "run"] if "UV" in os.environ else []  # uv sets UV for its child processes
+    return command_line([*prefix, *words])

@@ -1,7 +1,6 @@
 """Options of fit, validate, test and predict: their help, their checks, and errors in one line."""
 
 import contextlib
-import difflib
 import inspect
 import math
 import re
@@ -20,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mnist_lit import UserError, augment, backbones, printable
 from mnist_lit.checkpoints.trust import refusal
 from mnist_lit.classifier import DigitClassifier
-from mnist_lit.command_parser import CHECKPOINT
+from mnist_lit.command_parser import CHECKPOINT, closest
 from mnist_lit.data.datamodule import MNISTDataModule
 from mnist_lit.run.recipe import recipe_names
 
@@ -205,19 +204,17 @@ def _similar_options(option: str) -> str:
     group, _, name = option.partition("=")[0].lstrip("-").rpartition(".")
     if group in _GROUPS:
         known = list(inspect.signature(_GROUPS[group]).parameters)
-        similar = difflib.get_close_matches(name, known)
+        similar = closest(name, known)
         if similar:
-            return f": did you mean --{group}.{similar[0]}?"
+            return f": did you mean --{group}.{similar}?"
         return f"; --{group} takes {', '.join(known)}." if len(known) < 20 else "."
     if option.startswith("-"):
         options = {
             name: f"{key}.{name}" for key, owner in _GROUPS.items() for name in inspect.signature(owner).parameters
         }
         options |= {name: name for name in ("config", "ckpt_path", "seed_everything", "trust", "watch_test")}
-        return (
-            "".join(f": did you mean --{options[name]}?" for name in difflib.get_close_matches(name, options, n=1))
-            or "."
-        )
+        similar = closest(name, options)
+        return f": did you mean --{options[similar]}?" if similar else "."
     if option.isidentifier():  # jsonargparse names only the last part of an option of a nested class
         own = {"backbone": backbones.DS_CNN_V1, "augment": augment.RandomAffineBatch}
         return "".join(f"; --model.{key}: {', '.join(inspect.signature(kind).parameters)}" for key, kind in own.items())

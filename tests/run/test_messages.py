@@ -1,6 +1,8 @@
 """The terminal shows results in words and percent, and no useless messages."""
 
+import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from rich.progress import BarColumn
 
 from mnist_lit import cli
 from mnist_lit.callbacks.progress import ProgressBar
+from mnist_lit.command_parser import command_line
 from mnist_lit.run.lightning_cli import run
 
 
@@ -66,3 +69,12 @@ def test_progress_bar_counts_epochs_from_1_and_fits_80_columns(monkeypatch: pyte
 def test_failed_fit_leaves_no_folder(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     error_line(main, "fit --data.val_size=5000", capsys)
     assert [path.name for path in Path().iterdir()] == ["data"]
+
+
+def test_commands_are_quoted_for_the_shell_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["mnist-lit", "test", "--ckpt_path", "it's mine/last.ckpt"]
+    assert shlex.split(command_line(words)) == words
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        line = command_line(words)
+    assert line == 'mnist-lit test --ckpt_path "it\'s mine/last.ckpt"'
