@@ -35,13 +35,18 @@ class UnreadableError(Exception):
 
 @contextlib.contextmanager
 def unreadable_on_error() -> Iterator[None]:
-    """Turn any exception of Pillow, OpenCV or NumPy into an UnreadableError, so that one picture cannot stop others."""
+    """Turn any exception of Pillow, OpenCV, NumPy or a disk into an UnreadableError: one picture cannot stop others.
+
+    Raises:
+        UnreadableError: An exception was raised.
+    """
     try:
         yield
     except UnreadableError:
         raise
     except Exception as error:
-        raise UnreadableError(f"cannot be read ({(str(error) or 'damaged').splitlines()[0]})") from error
+        reason = getattr(error, "strerror", None) or str(error) or "damaged"  # strerror has no name of a file
+        raise UnreadableError(f"cannot be read ({reason.splitlines()[0]})") from error
 
 
 @unreadable_on_error()

@@ -28,7 +28,7 @@ from mnist_lit.run.restore import load_classifier
 require("read", "photos", "cv2")
 
 from mnist_lit.photos.mnist_form import photo_to_digit  # noqa: E402
-from mnist_lit.photos.pictures import Array, UnreadableError, open_picture  # noqa: E402
+from mnist_lit.photos.pictures import Array, UnreadableError, open_picture, unreadable_on_error  # noqa: E402
 
 SMALLEST_LOGIT = 1.8
 """2 % of MNIST's training images have no larger logit with the tracked DS_CNN_V3. For V1 and V2, this is 2.1 and 1.4.
@@ -38,7 +38,12 @@ Probabilities say less: a letter has low logits for all digits, but often one th
 
 
 def main(options: argparse.Namespace) -> None:
-    """Print a table of the digits read, and write it into predictions.csv in the current folder."""
+    """Print a table of the digits read, and write it into predictions.csv in the current folder.
+
+    Raises:
+        UserError: The checkpoint is not found, or cannot be loaded.
+        SystemExit: A picture could not be read.
+    """
     checkpoint = find_checkpoint(options.ckpt_path) if options.ckpt_path else project_path(REFERENCE)
     model, _ = load_classifier(checkpoint, options.trust)
     digits, failed = load_digits(options.pictures, options.invert)
@@ -85,14 +90,10 @@ def load_digits(names: list[str], invert: bool | None = None) -> tuple[dict[str,
     failed: dict[str, str] = {}
     files: list[Path] = []
     for name in names:
-        path = expand(name)
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        else:
-            found = [path] if path.is_file() else sorted(_glob(path))
-        if not found:
-            failed[name] = "no files in this folder" if path.is_dir() else "no such file"
-        files += found
+        try:
+            files += _find_files(name)
+        except UnreadableError as error:
+            failed[name] = str(error)
     console = Console(stderr=True)
     for file in track(files, "Reading pictures", console=console, transient=True, disable=not console.is_terminal):
         try:
@@ -100,6 +101,23 @@ def load_digits(names: list[str], invert: bool | None = None) -> tuple[dict[str,
         except UnreadableError as error:
             failed[str(file)] = str(error)
     return digits, failed
+
+
+@unreadable_on_error()
+def _find_files(name: str) -> list[Path]:
+    """The files that a name stands for: a file, a folder or a pattern.
+
+    Raises:
+        UnreadableError: There are none, or they cannot be listed.
+    """
+    path = expand(name)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    else:
+        files = [path] if path.is_file() else sorted(_glob(path))
+    if not files:
+        raise UnreadableError("no files in this folder" if path.is_dir() else "no such file")
+    return files
 
 
 def _glob(path: Path) -> list[Path]:

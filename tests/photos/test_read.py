@@ -1,9 +1,11 @@
 """`mnist-lit read` through the real command line."""
 
 import csv
+import errno
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -81,6 +83,26 @@ def test_unreadable_files_are_reported_and_the_others_read(capsys: pytest.Captur
     ]
     assert [row["digit"] for row in rows()] == ["4", "7"]
     assert not Path("predictions.png").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_folder_without_permission_is_reported_and_the_others_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        if folder.name == "secret":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return listed(folder)
+
+    Path("secret").mkdir()
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["read", "secret", "mine"])
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "mnist-lit: error: secret: cannot be read (Permission denied).\n"
+    assert [row["digit"] for row in rows()] == ["4", "7"]
 
 
 @pytest.mark.usefixtures("folder")
