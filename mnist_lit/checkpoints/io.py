@@ -80,7 +80,12 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def load_exactly(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint as `load` does, without suggesting another one."""
+    """Load a checkpoint as `load` does, without suggesting another one.
+
+    Raises:
+        DamagedError: The file is not a checkpoint or is damaged.
+        UserError: The file cannot be read.
+    """
     if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # one slash, because Path merges two
         raise UserError(f"{path} is not a file: download it first, from a source that you trust.")
     try:

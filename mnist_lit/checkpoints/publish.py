@@ -10,17 +10,23 @@ import safetensors.torch
 from mnist_lit import UserError
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.checkpoints.io import SETTINGS, load, split_header
+from mnist_lit.command_parser import command_line
 from mnist_lit.files import expand, write_atomically
 
 
 def main(options: argparse.Namespace) -> None:
-    """Run `mnist-lit publish` with its options."""
+    """Run `mnist-lit publish`.
+
+    Raises:
+        UserError: The checkpoint cannot be read, or the name of the file to write has another ending.
+    """
     target = expand(options.target)
     if target.suffix != ".safetensors":
         raise UserError(f"{target}: the name of the file must end with .safetensors.")
     content = pack_safetensors(load(find_checkpoint(options.checkpoint)))
     write_atomically(target, content)
-    print(f"{target}: {len(content):,} bytes. To test it: mnist-lit test --ckpt_path {target}")
+    test = command_line(["mnist-lit", "test", "--ckpt_path", str(target)])
+    print(f"{target}: {len(content):,} bytes. To test it: {test}")
 
 
 def pack_safetensors(checkpoint: dict[str, Any]) -> bytes:

@@ -51,6 +51,9 @@ def main(options: argparse.Namespace, tolerance: float = TOLERANCE) -> None:
     Args:
         options: Options of the command line.
         tolerance: Largest allowed difference of a probability, except for int8.
+
+    Raises:
+        UserError: A file cannot be read or written, or the exported file predicts other digits than the checkpoint.
     """
     output, suffix = files.expand(options.output or OUTPUTS[options.format]), Path(OUTPUTS[options.format]).suffix
     if output.suffix != suffix:

@@ -91,7 +91,11 @@ DISTORTIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], str, tuple[float
 
 
 def main(options: argparse.Namespace) -> None:
-    """Run `mnist-lit robustness`."""
+    """Run `mnist-lit robustness`.
+
+    Raises:
+        UserError: A checkpoint or the images cannot be read, or it was trained on them.
+    """
     if options.trust and not options.checkpoints:
         raise UserError("Name the checkpoints before --trust, which takes all arguments after it.")
     checkpoints = [find_checkpoint(name) for name in options.checkpoints]

@@ -30,7 +30,11 @@ FIXED = ("seed_everything", "data.source", "data.val_size", "data.folds", "data.
 
 
 def main(options: argparse.Namespace) -> None:
-    """Run `mnist-lit search`."""
+    """Run `mnist-lit search`.
+
+    Raises:
+        UserError: An option is wrong, or a trial cannot run.
+    """
     if len(options.names) != 1:
         raise UserError("Name the recipe first, without --config: mnist-lit search CONFIG --vary OPTION=VALUES ...")
     space: dict[str, Any] = dict(map(parse_vary, options.vary))

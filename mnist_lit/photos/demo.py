@@ -59,7 +59,11 @@ class Network(NamedTuple):
 
 
 def main(options: argparse.Namespace) -> None:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        UserError: The checkpoint cannot be loaded, or the port not used.
+    """
     networks = load_networks(options.ckpt_path, options.trust)
     torch.set_num_threads(1)  # on a busy machine, threads that wait for each other take five times as long
     cv2.setNumThreads(1)

@@ -131,7 +131,11 @@ def _relative_darkness(channel: Array) -> Array:
 
 
 def _find_digit(darkness: Array) -> tuple[Array, float]:
-    """The darkness (H, W) of the digit alone, relative to that of its ink, and the threshold for it."""
+    """The darkness (H, W) of the digit alone, relative to that of its ink, and the threshold for it.
+
+    Raises:
+        UnreadableError: There is no ink, or it is not one digit.
+    """
     noise = 1.4826 * float(np.median(-darkness[darkness < 0])) if darkness.min() < 0 else 0.0  # standard deviation
     threshold, ink_darkness = _choose_threshold(darkness, 6 * noise)
     digit = select_digit(erase_ruled_lines((darkness > threshold).astype(np.uint8)))
@@ -169,7 +173,11 @@ def _continue_strokes(digit: Array, faint: Array) -> Array | None:
 
 
 def _choose_threshold(darkness: Array, lowest: float) -> tuple[float, float]:
-    """The darkness from which a pixel counts as ink, and the median darkness of the ink."""
+    """The darkness from which a pixel counts as ink, and the median darkness of the ink.
+
+    Raises:
+        UnreadableError: There is no ink.
+    """
     above = darkness[darkness > max(lowest, 0.08)]
     if above.size < 2e-4 * darkness.size or above.max() < 0.12:
         raise UnreadableError(BLANK)

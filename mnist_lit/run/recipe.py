@@ -38,7 +38,11 @@ def recipe_names() -> list[str]:
 
 
 def names_backbone(args: list[str]) -> bool:
-    """Whether an option or a recipe among the arguments names the network."""
+    """Whether an option or a recipe among the arguments names the network.
+
+    Raises:
+        UserError: A recipe is not one.
+    """
     if any(arg.partition("=")[0] == "--model.backbone" for arg in args):
         return True
     files = [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
