@@ -3,17 +3,40 @@
 import contextlib
 import json
 import random
+import re
+import signal
 import socket
 import struct
 import threading
 import urllib.request
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from helpers.commands import names
+from helpers.processes import finish, send_signal, start, wait_until
 from mnist_lit.photos.demo import load_networks, start_server
 from mnist_lit.photos.server import LocalServer
 
 PATIENCE_S = 60
+
+
+def start_demo(folder: Path) -> tuple[ForkServerProcess, int]:
+    """Start `mnist-lit demo` in a folder, and return its process and its port."""
+    process, out = start(folder, ["demo", "--port=0"]), folder / "out"
+    wait_until(lambda: out.exists() and out.read_text().endswith("\n"), "the demo starts", 120, process)
+    address = re.search(r"http://127\.0\.0\.1:(\d+)", out.read_text())
+    assert address
+    return process, int(address[1])
+
+
+def stop_demo(process: ForkServerProcess, folder: Path, number: signal.Signals) -> None:
+    """Stop it with a signal; it must exit with the signal's code, and have printed its address alone."""
+    send_signal(process, number)
+    assert finish(process) == 128 + number
+    assert (folder / "err").read_text() == ""
+    assert (folder / "out").read_text().count("\n") == 1
+    assert names(folder) == ["err", "out"]
 
 
 @contextlib.contextmanager
@@ -109,7 +132,7 @@ def any_bytes(generator: random.Random, port: int, bodies: list[bytes]) -> bytes
     return data * choose([1, 1, 1, 1, 3])
 
 
-def status(pid: int, name: str) -> int:
+def status(pid: int | None, name: str) -> int:
     """A figure of a process on Linux, such as its Threads or VmHWM, its largest memory so far in kB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

@@ -1,17 +1,13 @@
-"""The demo's server as a process, and a Chromium that draws on its page."""
+"""A Chromium that draws on the demo's page."""
 
 import contextlib
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService
@@ -28,25 +24,6 @@ CHROMIUM, DRIVER = (
     next(filter(None, map(shutil.which, names)), None)
     for names in (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",))
 )
-
-
-@contextlib.contextmanager
-def demo_server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `mnist-lit demo` in a folder; yield its process and the page's address."""
-    command = [sys.executable, "-m", "mnist_lit", "demo", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder) as process:
-        deadline = threading.Timer(120, process.kill)  # ends a read that would wait forever
-        try:
-            deadline.start()
-            assert process.stdout
-            found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-            deadline.cancel()
-            assert found, "mnist-lit demo did not start"
-            yield process, found[0]
-        finally:
-            deadline.cancel()
-            process.kill()
-            process.wait()
 
 
 @contextlib.contextmanager

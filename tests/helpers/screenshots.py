@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from helpers.browser import chromium, demo_server, draw, emulate, open_page, read_answer
+from helpers.attacks import serving
+from helpers.browser import chromium, draw, emulate, open_page, read_answer
 from helpers.paper import HELD_OUT_STROKES, picture
 from helpers.tensorboard import Server
 
@@ -45,9 +46,9 @@ def contact_sheet() -> None:
 
 def demo_page() -> None:
     """The demo's page with a 7."""
-    with chromium() as browser, demo_server(Path()) as (_, address):
+    with chromium() as browser, serving() as server:
         emulate(browser)
-        open_page(browser, address)
+        open_page(browser, f"http://127.0.0.1:{server.server_port}")
         draw(browser, HELD_OUT_STROKES[7], touch=False)
         read_answer(browser)
         time.sleep(1)  # the bars move
