@@ -73,7 +73,7 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 
 def icon(width: int, height: int) -> bytes:
     """A small icon by its directory, whose picture is a large PNG."""
-    content = encoded(Image.new("RGBA", (width, height)), "PNG")
+    content = encoded(Image.new("RGBA", (width, height)), "PNG", compress_level=1)
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 32, 32, 0, 0, 1, 32, len(content), 22) + content
 
 

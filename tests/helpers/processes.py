@@ -88,6 +88,16 @@ def finish(process: Process, timeout_s: float = 60) -> int:
     return code
 
 
+def duration_s(folder: Path, args: list[str], *setup: Callable[[], None]) -> float:
+    """Run a command as `start` does, which must succeed, and return its seconds from the end of all imports."""
+    ready = folder / "ready"
+    process = start(folder, args, *setup, ready.touch)
+    wait_until(ready.exists, "the command begins", process=process)
+    started_at = time.monotonic()
+    assert finish(process) == 0
+    return time.monotonic() - started_at
+
+
 def send_signal(process: Process, number: signal.Signals) -> None:
     assert process.pid is not None
     os.kill(process.pid, number)

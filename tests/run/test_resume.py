@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers.commands import CONFIGS, LAST, RUN, SMALL, Main, error_line, names
 from helpers.faults import load_in_workers, stall, wait_briefly_for_locks
-from helpers.processes import FULL, finish, kill, send_signal, start, wait_until
+from helpers.processes import FULL, duration_s, finish, kill, send_signal, start, wait_until
 from helpers.runs import curves, differences, only, picture_steps, state, untimed
 
 from mnist_lit import cli
@@ -131,10 +131,7 @@ def test_killed_run_resumes_as_if_uninterrupted(
     args = ["fit", f"--config={CONFIGS / recipe}.yaml", *fit_args[1:], f"--trainer.max_epochs={epochs}", *options]
     whole = tmp_path / "whole"
     whole.mkdir()
-    assert finish(start(whole, ["fit", "--print_config"])) == 0  # the first process waits for the server's imports
-    started_at = time.monotonic()
-    assert finish(start(whole, args, *setup)) == 0
-    duration_s = time.monotonic() - started_at
+    whole_s = duration_s(whole, args, *setup)
     moments = random.Random(case)
     steps: list[int | None] = []
     for number in range(KILLS):
@@ -143,9 +140,9 @@ def test_killed_run_resumes_as_if_uninterrupted(
         process = start(killed, args, *setup)
         if number == 0:  # the first kill hits the second epoch or a later one, the others any time
             wait_until(lambda: list(killed.rglob("best.ckpt")), "the first epoch ends", process=process)  # noqa: B023
-            time.sleep(moments.uniform(0, 0.3) * duration_s)
+            time.sleep(moments.uniform(0, 0.3) * whole_s)
         else:
-            time.sleep(moments.uniform(0.3, 1.0) * duration_s)
+            time.sleep(moments.uniform(0.3, 1.0) * whole_s)
         kill(process)
         saved = list(killed.rglob("last.ckpt"))
         steps.append(load(saved[0])["global_step"] if saved else None)
@@ -165,13 +162,10 @@ def test_killed_comparison_resumes_as_if_uninterrupted(
     folders = [tmp_path / str(number) for number in range(count + 1)]
     for folder in folders:
         folder.mkdir()
-    assert finish(start(folders[0], ["fit", "--print_config"])) == 0  # the first process waits for the server's imports
-    started_at = time.monotonic()
-    assert finish(start(folders[0], args)) == 0
-    duration_s, moments = time.monotonic() - started_at, random.Random(0)
+    whole_s, moments = duration_s(folders[0], args), random.Random(0)
     for folder in folders[1:]:
         process = start(folder, args)
-        time.sleep(moments.uniform(0.3, 0.9) * duration_s)
+        time.sleep(moments.uniform(0.3, 0.9) * whole_s)
         kill(process)
         if not list(folder.rglob("results.json")):
             has_begun = bool(list(folder.rglob("plan.json")))

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.commands import LAST, Main, names
+from helpers.commands import LAST, SMALL, Main, names
 from helpers.faults import stall
-from helpers.processes import FULL, Process, exit_code, finish, send_signal, start, wait_until
+from helpers.processes import FULL, Process, duration_s, exit_code, finish, send_signal, start, wait_until
 from helpers.runs import differences, state
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -27,16 +27,25 @@ from mnist_lit.run import messages
 SIGNALS = 500 if FULL else 8
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The last checkpoint of a run without a signal, and the state at its end."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cli.main(["fit", *SMALL, f"--data.data_dir={tiny_mnist}"])
+    return folder / LAST, state(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "compare"])
 def test_second_signal_ends_a_command_in_the_middle_of_a_batch(
-    command: str, number: signal.Signals, fit_args: list[str], tmp_path: Path
+    command: str, number: signal.Signals, fit_args: list[str], uninterrupted: tuple[Path, Any], tmp_path: Path
 ) -> None:
     args = [command, *fit_args[1:]]
     if command in ("validate", "test", "predict"):
-        assert finish(start(tmp_path, fit_args)) == 0
-        args = [command, "--ckpt_path=last", fit_args[-1]]
+        args = [command, f"--ckpt_path={uninterrupted[0]}", fit_args[-1]]
     process = start(tmp_path, args, stall)  # the second batch would take an hour
     wait_until((tmp_path / "stalled").exists, "the second batch starts", process=process)
     send_signal(process, number)
@@ -68,19 +77,11 @@ PLACES: list[tuple[Any, str]] = [
 """Functions during which a signal arrives."""
 
 
-UNINTERRUPTED: list[Any] = []
-"""The state at the end of a run without a signal, for all tests of this module."""
-
-
 @pytest.mark.parametrize(("owner", "name"), PLACES, ids=[name for _, name in PLACES])
 def test_signal_within_a_function_leaves_a_run_that_resumes(
-    owner: Any, name: str, main: Main, monkeypatch: pytest.MonkeyPatch
+    owner: Any, name: str, uninterrupted: tuple[Path, Any], main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not UNINTERRUPTED:
-        main("fit")
-        UNINTERRUPTED.append(state(Path("lightning_logs")))
-        Path("lightning_logs").rename("whole")
-    (expected,) = UNINTERRUPTED
+    expected = uninterrupted[1]
     function, calls = getattr(owner, name), []
 
     def signaled(*args: Any, **options: Any) -> Any:
@@ -126,11 +127,8 @@ def test_signals_at_random_moments_leave_runs_that_resume(
 ) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
-    for _ in range(2):  # the first process waits for the server's imports
-        started_at = time.monotonic()
-        assert finish(start(whole, [*fit_args, f"--trainer.default_root_dir={whole}/{started_at}"])) == 0
-        duration_s = time.monotonic() - started_at
-    expected = state(whole / str(started_at))
+    whole_s = duration_s(whole, fit_args)
+    expected = state(whole)
     moments, sent, runs, codes = random.Random(int(is_job)), 0, 0, set[int]()
     kinds = [signal.SIGTERM, signal.SIGINT, *[signal.SIGUSR1] * is_job]
     while sent < SIGNALS // 2:  # each run is signaled and resumed until it has finished
@@ -144,7 +142,7 @@ def test_signals_at_random_moments_leave_runs_that_resume(
             setup = [partial(job, folder, restarts)] if is_job else []
             process = start(folder, args, *setup, (folder / "ready").touch)
             wait_until((folder / "ready").exists, "the command begins", process=process)
-            time.sleep(moments.uniform(0, duration_s))
+            time.sleep(moments.uniform(0, whole_s))
             if exit_code(process) is None:
                 sent += 1
                 send_signal(process, number)
