@@ -69,7 +69,6 @@ class _DSCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, 10) of float images (N, 1, H, W) with H and W of at least 8."""
-        images = images.contiguous(memory_format=torch.channels_last)
         features = self.block2(self.block1(images))  # (N, width2, H // 4, W // 4)
         logits: Tensor = self.head(self.pool(features).flatten(1))
         return logits

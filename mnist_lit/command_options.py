@@ -17,7 +17,8 @@ def _shown(path: str) -> str:
 def _compare() -> CommandParser:
     parser = CommandParser(
         "compare",
-        usage="[CONFIG ...] [--seeds N] [--folds K] [--change '...'] [--resume] [--ray] [any option of mnist-lit fit]",
+        usage="[CONFIG ...] [--seeds N] [--folds K] [--change '...'] [--resume] [--ray | --together] "
+        "[any option of mnist-lit fit]",
         description="""\
 Train and measure each recipe, and report the results in a table and the accuracy curves in a plot.
 
@@ -57,6 +58,12 @@ examples:
         help="run in parallel with Ray (extra `ray`): one run per core of this machine, with one thread each (with "
         "OMP_NUM_THREADS, that many threads and cores per run), or one per GPU; with RAY_ADDRESS, on the machines of "
         "that cluster, which must share this folder and the environment",
+    )
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="train all runs of a recipe at once on one device, as one batched model; not for recipes with random "
+        "numbers in training (augmentation, dropout), plateau, clipped gradients or callbacks other than EMA",
     )
     return parser
 

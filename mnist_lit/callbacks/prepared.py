@@ -3,6 +3,7 @@
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import track
+from torch import Tensor
 
 from mnist_lit.classifier import DigitClassifier, PreparedBatch
 from mnist_lit.data.batches import DigitDataset
@@ -25,17 +26,22 @@ class PreparedImages(Callback):
         data = getattr(trainer, "datamodule", None)
         if stage == "fit" and isinstance(pl_module, DigitClassifier) and isinstance(data, MNISTDataModule):
             self.raw = data.splits["train"]
-            prepare = pl_module.preprocess.to(self.raw.images.device).prepare
-            parts = track(
-                torch.split(self.raw.images, IMAGES_AT_ONCE),
-                "Preparing the training images",
-                transient=True,
-                disable=not trainer.progress_bar_callback or not trainer.is_global_zero,
-            )
-            prepared = torch.cat([prepare(images) for images in parts])
+            prepared = prepare_all(trainer, pl_module, self.raw.images)
             data.splits["train"] = DigitDataset(prepared, self.raw.labels, PreparedBatch._make)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.raw is not None:  # another network prepares them differently
             trainer.datamodule.splits["train"] = self.raw  # type: ignore[attr-defined]
             self.raw = None
+
+
+def prepare_all(trainer: Trainer, model: DigitClassifier, images: Tensor) -> Tensor:
+    """The prepared form of images, with a progress bar if the Trainer has one."""
+    prepare = model.preprocess.to(images.device).prepare
+    parts = track(
+        torch.split(images, IMAGES_AT_ONCE),
+        "Preparing the training images",
+        transient=True,
+        disable=not trainer.progress_bar_callback or not trainer.is_global_zero,
+    )
+    return torch.cat([prepare(part) for part in parts])

@@ -89,17 +89,17 @@ class MNISTDataModule(LightningDataModule):
             UserError: A file is not the official one, or no images are left to train or validate on.
         """
         if stage in ("test", "predict"):
-            self.splits["test"] = self._dataset(*self._read("test"))
+            self.splits["test"] = self._dataset(*self.read("test"))
             return
-        images, labels = self._read("train")
+        images, labels = self.read("train")
         is_val = torch.zeros(len(labels), dtype=torch.bool)
-        is_val[self._val_indices(labels)] = True
+        is_val[self.val_indices(labels)] = True
         self.splits["val"] = self._dataset(images[is_val], labels[is_val])
         if self.variants and stage == "fit":
             images = add_variants(images, labels, self.variants)
         self.splits["train"] = self._dataset(images[~is_val], labels[~is_val])
 
-    def _val_indices(self, labels: Tensor) -> Tensor:
+    def val_indices(self, labels: Tensor) -> Tensor:
         """Indices of the validation images among the official training images or the sample's."""
         option, size = ("val_size", self.val_size) if self.folds is None else ("folds", self.folds)
         if not 1 <= size < len(labels):
@@ -137,5 +137,6 @@ class MNISTDataModule(LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         return DigitDataset(images.to(device), labels.to(device))
 
-    def _read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+    def read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+        """All images and labels for training and validation, or those of the test set."""
         return sample.read(part) if self.source == "sample" else official.read_part(self.data_dir, part)

@@ -13,11 +13,14 @@ from mnist_lit.experiments.plans import plan_folder, resume_hint
 from mnist_lit.experiments.recipes import resolve
 from mnist_lit.experiments.report import write_report
 from mnist_lit.experiments.runs import Outcome, Run, report_outcome, train_and_measure
+from mnist_lit.experiments.together import check_recipes, run_together
 from mnist_lit.extras import require
 
 
 def main(options: argparse.Namespace) -> None:
     """Run `mnist-lit compare`."""
+    if options.ray and options.together:
+        raise UserError("--ray and --together exclude each other: leave one out.")
     configs = options.names or ["ds_cnn_v1", "ds_cnn_v2", "ds_cnn_v3"]
     flags = options.flags
     folds: Sequence[int | None] = [None]
@@ -34,6 +37,9 @@ def main(options: argparse.Namespace) -> None:
         from mnist_lit.experiments.ray_runs import ray_session, run_in_parallel
 
         run_all, session = run_in_parallel, ray_session()
+    if options.together:
+        check_recipes(recipes)
+        run_all = run_together
     with session:
         plan = {"recipes": {recipe.name: recipe.options for recipe in recipes}}
         folder = plan_folder("compare", options, recipes[0], plan)

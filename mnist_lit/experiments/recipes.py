@@ -87,16 +87,37 @@ def resolve(configs: list[str], flags: list[str], changes: Iterable[list[str]], 
             raise UserError(f"Two recipes are named {recipe.name}: rename or leave out one.")
         if len(recipe.name.encode()) > 200:  # the limit for a folder's name is 255 bytes
             raise UserError(f"{recipe.name} has too many changes for a folder's name: write them into a recipe.")
-        for key, is_unsupported in UNSUPPORTED.items():
-            value = reduce(getitem, key.split("."), recipe.options)
-            if is_unsupported(value):
-                shown = ", ".join(re.findall(r"class_path'?[=:] ?'([\w.]+)'", str(value))) or str(value).lower()
-                raise UserError(f"{config}: this command cannot work with --{key} {shown}: leave it out.")
+        check_supported(config, recipe.options, UNSUPPORTED, "this command", "leave it out")
         if recipe.options["watch_test"] and not with_test:
             raise UserError("This command does not read the test set: leave out --watch_test.")
-        _build(recipe.options, ("fit", "test") if with_test else ("fit",))
+        data = build(recipe.options)[1]
+        data.prepare_data()
+        for stage in ("fit", "test") if with_test else ("fit",):
+            data.setup(stage)
         recipes.append(recipe)
     return recipes
+
+
+def check_supported(
+    name: str, options: dict[str, Any], unsupported: dict[str, Callable[[Any], bool]], who: str, way_out: str
+) -> None:
+    """Check the options of a recipe.
+
+    Args:
+        name: The recipe.
+        options: All options of `mnist-lit fit`.
+        unsupported: Restricted options, each with a test for the values that are rejected.
+        who: The part of the program that rejects them.
+        way_out: The advice to the user.
+
+    Raises:
+        UserError: An option has a rejected value.
+    """
+    for key, is_unsupported in unsupported.items():
+        value = reduce(getitem, key.split("."), options)
+        if is_unsupported(value):
+            shown = ", ".join(re.findall(r"class_path'?[=:] ?'([\w.]+)'", str(value))) or str(value).lower()
+            raise UserError(f"{name}: {who} cannot work with --{key} {shown}: {way_out}.")
 
 
 def _all_options(args: list[str]) -> dict[str, Any]:
@@ -112,12 +133,10 @@ def _all_options(args: list[str]) -> dict[str, Any]:
     return options
 
 
-def _build(options: dict[str, Any], stages: Iterable[str]) -> None:
-    """Build the classifier and the data module, and read the data of the stages."""
+def build(options: dict[str, Any]) -> tuple[DigitClassifier, MNISTDataModule]:
+    """Build the classifier and the data module, with the random numbers that `mnist-lit fit` would draw."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DigitClassifier, "model")
     parser.add_class_arguments(MNISTDataModule, "data")
     built = parser.instantiate(parser.parse_object({part: options[part] for part in ("model", "data")}))
-    built.data.prepare_data()
-    for stage in stages:
-        built.data.setup(stage)
+    return built.model, built.data

@@ -1,22 +1,24 @@
 """One run of a comparison: train a recipe, measure it on the test set or on a held-out fold, and save the result."""
 
+import contextlib
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
 from mnist_lit import UserError, files
+from mnist_lit.classifier import DigitClassifier
+from mnist_lit.data.batches import DigitDataset
 from mnist_lit.data.datamodule import EVAL_BATCH_SIZE
 from mnist_lit.describe import describe_environment, multiply_adds, parameter_count
 from mnist_lit.experiments.recipes import Recipe, run_folder
-from mnist_lit.run.lightning_cli import DigitCLI
 from mnist_lit.run.lightning_cli import run as run_cli
 
 RESULT = "result.json"
@@ -39,10 +41,28 @@ class Run(NamedTuple):
         return folder if self.fold is None else folder / f"fold_{self.fold}"
 
     @property
+    def options(self) -> dict[str, Any]:
+        """All options of `mnist-lit fit`."""
+        data = self.recipe.options["data"] | ({} if self.fold is None else {"fold": self.fold})
+        return self.recipe.options | {"seed_everything": self.seed, "data": data}
+
+    @property
     def args(self) -> list[str]:
         """Arguments of `mnist-lit fit`."""
         fold = [] if self.fold is None else [f"--data.fold={self.fold}"]
         return [*self.recipe.args, f"--seed_everything={self.seed}", *fold]
+
+
+class Trained(NamedTuple):
+    """A trained network, and how it was trained."""
+
+    trainer: Trainer
+    model: DigitClassifier
+    train_images: int
+    val: DigitDataset
+    val_accuracy: float
+    """0 to 1, after the last epoch."""
+    seconds: float
 
 
 class Result(TypedDict):
@@ -56,7 +76,7 @@ class Result(TypedDict):
     epochs: int
     train_images: int
     val_accuracy: float  # 0 to 1, after the last epoch
-    seconds: float  # wall-clock time of the whole fit
+    seconds: float  # wall-clock time of the whole fit; with --together, divided by the number of networks
     environment: str
     # measured on the test set, with the weights of the last epoch
     test_accuracy: NotRequired[float]  # 0 to 1
@@ -96,45 +116,61 @@ def train_and_measure(folder: Path, run: Run, callbacks: Sequence[Callback] = ()
     Raises:
         UserError: The run has failed, for example because its loss diverged.
     """
+    with open_folder(folder, run) as saved:
+        if saved:
+            return saved
+        no_summary = "--trainer.enable_model_summary=false"  # the report shows its content
+        start = time.perf_counter()
+        fit = run_cli(["fit", no_summary, *run.args], run.folder(folder), callbacks=callbacks)
+        seconds = time.perf_counter() - start
+        accuracy = fit.trainer.callback_metrics["accuracy/val"].item()
+        splits = fit.datamodule.splits
+        trained = Trained(fit.trainer, fit.model, len(splits["train"]), splits["val"], accuracy, seconds)
+        return measure(folder, run, trained, callbacks)
+
+
+@contextlib.contextmanager
+def open_folder(folder: Path, run: Run) -> Iterator[Result | None]:
+    """Lock the folder of a run, and empty it; if the run has finished before, yield its result instead."""
     own_folder = run.folder(folder)
     own_folder.mkdir(parents=True, exist_ok=True)
     # another comparison may have been resumed, too; a worker may survive its killed comparison and still write here
     with files.lock_folder(own_folder):
-        if saved := load_result(folder, run):
-            return saved
-        for path in own_folder.iterdir():
+        saved = load_result(folder, run)
+        for path in own_folder.iterdir() if saved is None else ():
             if path.name != files.LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        no_summary = "--trainer.enable_model_summary=false"  # the report shows its content
-        start = time.perf_counter()
-        fit = run_cli(["fit", no_summary, *run.args], own_folder, callbacks=callbacks)
-        seconds = time.perf_counter() - start
-        result: Result = {
-            "recipe": run.recipe.name,
-            "model": type(fit.model.backbone).__name__,
-            "seed": run.seed,
-            "parameters": parameter_count(fit.model),
-            "multiply_adds": multiply_adds(fit.model),
-            "epochs": fit.trainer.current_epoch,
-            "train_images": len(fit.datamodule.splits["train"]),
-            "val_accuracy": fit.trainer.callback_metrics["accuracy/val"].item(),
-            "seconds": round(seconds, 1),
-            "environment": describe_environment(fit.trainer.strategy.root_device),
-        }
-        if run.fold is None:
-            _test(run, own_folder, callbacks, result)
-        else:
-            _measure_on_fold(fit, run.fold, result)
-        files.write_atomically(own_folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+        yield saved
+
+
+def measure(folder: Path, run: Run, trained: Trained, callbacks: Sequence[Callback] = ()) -> Result:
+    """Measure a trained network on the test set or on its fold, and save the result."""
+    result: Result = {
+        "recipe": run.recipe.name,
+        "model": type(trained.model.backbone).__name__,
+        "seed": run.seed,
+        "parameters": parameter_count(trained.model),
+        "multiply_adds": multiply_adds(trained.model),
+        "epochs": trained.trainer.current_epoch,
+        "train_images": trained.train_images,
+        "val_accuracy": trained.val_accuracy,
+        "seconds": round(trained.seconds, 1),
+        "environment": describe_environment(trained.trainer.strategy.root_device),
+    }
+    if run.fold is None:
+        _test(run, run.folder(folder), callbacks, result)
+    else:
+        _measure_on_fold(trained.model, trained.val, run.fold, result)
+    files.write_atomically(run.folder(folder) / RESULT, (json.dumps(result, indent=2) + "\n").encode())
     return result
 
 
-def _measure_on_fold(fit: DigitCLI, fold: int, result: Result) -> None:
+def _measure_on_fold(model: DigitClassifier, val: DigitDataset, fold: int, result: Result) -> None:
     """Add the measurement of a trained network on the fold that it was not trained on."""
-    images, labels = fit.datamodule.splits["val"].images.cpu(), fit.datamodule.splits["val"].labels.cpu()
-    model = fit.model.cpu().eval()
+    images, labels = val.images.cpu(), val.labels.cpu()
+    model = model.cpu().eval()
     with torch.inference_mode():
-        logits = torch.cat([model(batch) for batch in images.split(EVAL_BATCH_SIZE)])
+        logits = torch.cat([model(batch) for batch in torch.split(images, EVAL_BATCH_SIZE)])
     result["fold"] = fold
     result["val_images"] = len(labels)
     result["val_cross_entropy"] = F.cross_entropy(logits, labels).item()

@@ -1,5 +1,6 @@
 """Networks, augmentations and callbacks of a user: tests name them on the command line."""
 
+import math
 import os
 import random
 import signal
@@ -35,6 +36,15 @@ class Conv(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.linear(self.conv(images).relu().view(len(images), -1))
         return logits
+
+
+class Fragile(Flat):
+    """A network that diverges if it is built with the seed 43."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__(pixels)
+        if torch.initial_seed() == 43:
+            nn.init.constant_(self.linear.weight, math.inf)
 
 
 class Noise(nn.Module):
