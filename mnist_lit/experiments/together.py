@@ -85,7 +85,8 @@ class RunRecords(Callback):
                 values = {tag: metric[number].item() for tag, metric in self.metrics.items()}
                 logger.log_metrics(values, step=trainer.global_step - 1)
                 logger.save()
-        trainer.should_stop = len(self.errors) == len(self.loggers)
+        if len(self.errors) == len(self.loggers):
+            trainer.should_stop = True
 
     def _find_diverged(self, trainer: Trainer, model: StackedClassifiers) -> None:
         losses = torch.stack(model.train_metrics.losses).cpu()  # (steps, K)

@@ -162,3 +162,15 @@ def test_impossible_recipes_are_refused_before_training(
 ) -> None:
     assert message in error_line(main, f"compare recipe.yaml --together {options}", capsys)
     assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("double_precision")
+def test_a_hundred_steps_of_a_recipe_equal_those_of_its_own_runs(main: Main, official_mnist: str) -> None:
+    line = f"compare ds_cnn_v2 --seeds 2 --data.data_dir {official_mnist} --data.val_size 1000 --data.batch_size 64"
+    line += " --trainer.max_epochs 1 --trainer.limit_train_batches 100"
+    main(f"{line} --together")
+    main(line)
+    for seed in (42, 43):
+        ours, theirs = (FOLDER.with_name(f"version_{number}") / "ds_cnn_v2" / f"seed_{seed}" for number in (0, 1))
+        assert_equal_runs(ours, theirs)
