@@ -4,7 +4,7 @@ import os
 from typing import Literal
 
 import torch
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -39,7 +39,7 @@ class MNISTDataModule(LightningDataModule):
             a 7 with a bar, from 0 to 1.
 
     Raises:
-        UserError: The folds are too few, the fold does not exist, or `val_size` is given too; or `variants` is above 1.
+        UserError: The folds are too few, the fold does not exist, or `val_size` is given too.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class MNISTDataModule(LightningDataModule):
         val_size: PositiveInt | None = None,
         folds: PositiveInt | None = None,
         fold: NonNegativeInt = 0,
-        variants: NonNegativeFloat = 0.0,
+        variants: ClosedUnitInterval = 0.0,
     ) -> None:
         super().__init__()
         if folds is None and fold:
@@ -59,8 +59,6 @@ class MNISTDataModule(LightningDataModule):
             raise UserError("--data.folds and --data.val_size exclude each other: leave one out.")
         if folds is not None and not fold < folds >= 2:
             raise UserError(f"--data.folds {folds} must be 2 or more, and more than --data.fold {fold}.")
-        if variants > 1:
-            raise UserError(f"--data.variants is a share, from 0 to 1, not {variants}.")
         # what a checkpoint stores: the experiment, not the machine
         self.save_hyperparameters("source", "batch_size", "val_size", "folds", "fold", "variants", logger=False)
         self.source = source
@@ -92,15 +90,23 @@ class MNISTDataModule(LightningDataModule):
             self.splits["test"] = self._dataset(*self.read("test"))
             return
         images, labels = self.read("train")
-        is_val = torch.zeros(len(labels), dtype=torch.bool)
-        is_val[self.val_indices(labels)] = True
+        is_val = self.is_val(labels)
         self.splits["val"] = self._dataset(images[is_val], labels[is_val])
-        if self.variants and stage == "fit":
-            images = add_variants(images, labels, self.variants)
+        if stage == "fit":
+            images = self.vary(images, labels)
         self.splits["train"] = self._dataset(images[~is_val], labels[~is_val])
 
-    def val_indices(self, labels: Tensor) -> Tensor:
-        """Indices of the validation images among the official training images or the sample's."""
+    def vary(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The images to train on: some of them changed, if `variants` says so."""
+        return add_variants(images, labels, self.variants) if self.variants else images
+
+    def is_val(self, labels: Tensor) -> Tensor:
+        """Whether each of the official training images, or the sample's, is for validation: bool (N,)."""
+        is_val = torch.zeros(len(labels), dtype=torch.bool)
+        is_val[self._val_indices(labels)] = True
+        return is_val
+
+    def _val_indices(self, labels: Tensor) -> Tensor:
         option, size = ("val_size", self.val_size) if self.folds is None else ("folds", self.folds)
         if not 1 <= size < len(labels):
             raise UserError(

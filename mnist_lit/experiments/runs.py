@@ -19,6 +19,7 @@ from mnist_lit.data.batches import DigitDataset
 from mnist_lit.data.datamodule import EVAL_BATCH_SIZE
 from mnist_lit.describe import describe_environment, multiply_adds, parameter_count
 from mnist_lit.experiments.recipes import Recipe, run_folder
+from mnist_lit.run import overhead
 from mnist_lit.run.lightning_cli import run as run_cli
 
 RESULT = "result.json"
@@ -126,7 +127,8 @@ def train_and_measure(folder: Path, run: Run, callbacks: Sequence[Callback] = ()
         accuracy = fit.trainer.callback_metrics["accuracy/val"].item()
         splits = fit.datamodule.splits
         trained = Trained(fit.trainer, fit.model, len(splits["train"]), splits["val"], accuracy, seconds)
-        return measure(folder, run, trained, callbacks)
+        with overhead.limit_threads(fit.model, fit.datamodule.batch_size):  # as many as in the fit
+            return measure(folder, run, trained, callbacks)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from mnist_lit.classifier import Batch, DigitClassifier, PreparedBatch
-from mnist_lit.data.batches import DigitDataset, batch_loader
+from mnist_lit.data.batches import DigitDataset
 
 
 class StackedBackbones(nn.Module):
@@ -141,12 +141,11 @@ class StackedBatches:
 
     def _orders(self) -> Tensor:
         """The order of the next epoch of each network, with the random numbers that its own DataLoader would draw."""
-        places = torch.arange(self.rows.shape[1])
-        loader = batch_loader(DigitDataset(places, places), batch_size=len(places), shuffle=True)
         orders = []
         with torch.random.fork_rng(devices=[]):
             for number, state in enumerate(self.rng_states):
                 torch.set_rng_state(state)
-                orders.append(next(iter(loader))[1])
+                _, seed = (int(torch.empty((), dtype=torch.int64).random_()) for _ in ("of workers", "of the order"))
+                orders.append(torch.randperm(self.rows.shape[1], generator=torch.Generator().manual_seed(seed)))
                 self.rng_states[number] = torch.get_rng_state()
         return torch.stack(orders)

@@ -50,9 +50,12 @@ UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
 
 WAY_OUT = "leave out --together"
 
+MOST_TOGETHER = 64
+"""Networks that are trained at once, so that their images, gradients and logs fit into memory."""
 
-class Network(NamedTuple):
-    """A network before its first step."""
+
+class Member(NamedTuple):
+    """A network of a group, before its first step."""
 
     run: Run
     model: DigitClassifier
@@ -63,7 +66,7 @@ class Network(NamedTuple):
     """Whether it is validated on each image, and not trained, (M,)."""
 
 
-class RunRecords(Callback):
+class NetworkCurves(Callback):
     """Write the curves of each network to the folder of its run, and note those that diverge."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -129,46 +132,52 @@ def check_recipes(recipes: Sequence[Recipe]) -> None:
 
 
 def run_together(folder: Path, runs: list[Run]) -> list[Outcome]:
-    """Train the runs of each recipe at once, and measure each of them; a run that diverges does not stop the others."""
-    batches = [list(batch) for _, batch in groupby(runs, lambda run: run.recipe.name)]
-    return [outcome for batch in batches for outcome in _run_recipe(folder, batch)]
+    """Train the runs of each recipe at once, and measure each of them; a run that fails does not stop the others."""
+    recipes = [list(of_recipe) for _, of_recipe in groupby(runs, lambda run: run.recipe.name)]
+    return [outcome for of_recipe in recipes for outcome in _run_recipe(folder, of_recipe)]
 
 
 def _run_recipe(folder: Path, runs: list[Run]) -> list[Outcome]:
-    """Train the unfinished runs of a recipe, in groups with the same number of images, and measure them."""
+    """Train the unfinished runs of a recipe in groups, and measure them."""
     outcomes: dict[int, Outcome] = {}
     images = build(runs[0].options)[1].read("train")
     with contextlib.ExitStack() as stack:
-        for number, run in enumerate(runs):
+        for index, run in enumerate(runs):
             if saved := stack.enter_context(open_folder(folder, run)):
-                outcomes[number] = saved
+                outcomes[index] = saved
                 report_outcome(run, saved)
-        networks = {number: _network(run, images) for number, run in enumerate(runs) if number not in outcomes}
-        sizes = {number: int(network.is_val.sum()) for number, network in networks.items()}
-        for size in sorted(set(sizes.values())):
-            group = [number for number in networks if sizes[number] == size]
-            trained: Sequence[Trained | UserError]
+        members = {index: _member(run, images) for index, run in enumerate(runs) if index not in outcomes}
+        for group in _groups(members):
             try:
-                trained = _train(folder, [networks[number] for number in group], images)
+                trained = _train(folder, [members[index] for index in group], images)
             except UserError as error:
                 trained = [error] * len(group)
-            for number, result in zip(group, trained, strict=True):
-                run = runs[number]
-                outcomes[number] = result if isinstance(result, UserError) else measure(folder, run, result)
-                report_outcome(run, outcomes[number])
-    return [outcomes[number] for number in range(len(runs))]
+            for index, network in zip(group, trained, strict=True):
+                try:
+                    outcomes[index] = (
+                        network if isinstance(network, UserError) else measure(folder, runs[index], network)
+                    )
+                except UserError as error:
+                    outcomes[index] = error
+                report_outcome(runs[index], outcomes[index])
+    return [outcomes[index] for index in range(len(runs))]
 
 
-def _network(run: Run, images: Batch) -> Network:
+def _groups(members: dict[int, Member]) -> list[list[int]]:
+    """The indices of networks that are trained together: with the same number of images, and not too many."""
+    sizes = {index: int(member.is_val.sum()) for index, member in members.items()}
+    alike = [[index for index in members if sizes[index] == size] for size in sorted(set(sizes.values()))]
+    return [group[first : first + MOST_TOGETHER] for group in alike for first in range(0, len(group), MOST_TOGETHER)]
+
+
+def _member(run: Run, images: Batch) -> Member:
     """Seed the random numbers and build the classifier and the data module, as `mnist-lit fit` does."""
     seed_everything(run.seed, workers=True, verbose=False)
     model, data = build(run.options)
-    is_val = torch.zeros(len(images[1]), dtype=torch.bool)
-    is_val[data.val_indices(images[1])] = True
-    return Network(run, model, data, torch.get_rng_state(), is_val)
+    return Member(run, model, data, torch.get_rng_state(), data.is_val(images[1]))
 
 
-def _train(folder: Path, networks: list[Network], images: Batch) -> list[Trained | UserError]:
+def _train(folder: Path, networks: list[Member], images: Batch) -> list[Trained | UserError]:
     """Train networks at once, and write the curves, the last checkpoint and the configuration of each run.
 
     Raises:
@@ -179,23 +188,26 @@ def _train(folder: Path, networks: list[Network], images: Batch) -> list[Trained
     overhead.keep_freed_memory()
     options = networks[0].run.options
     settings = {name: value for name, value in options["model"].items() if name not in ("backbone", "augment")}
-    train, val = (
-        torch.stack([(network.is_val == is_val).nonzero().flatten() for network in networks])
-        for is_val in (False, True)
-    )
-    records = RunRecords([network.run.folder(folder) for network in networks])
+    train = torch.stack([(~network.is_val).nonzero().flatten() for network in networks])
+    val = torch.stack([network.is_val.nonzero().flatten() for network in networks])
+    records = NetworkCurves([network.run.folder(folder) for network in networks])
     with stop_after_batches(), workarounds.silence_warnings(), report_errors(), contextlib.closing(records):
         trainer = _trainer(options["trainer"], records)
-        slow = " (faster on a CPU: without --together, or with --ray)"
-        slow *= trainer.strategy.root_device.type == "cpu"
-        print(f"\n{networks[0].run.recipe.name}: {len(networks)} runs together{slow}")
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        advice = " (faster on a CPU: without --together, or with --ray)" if on_cpu else ""
+        print(f"\n{networks[0].run.recipe.name}: {len(networks)} runs together{advice}")
         model = StackedClassifiers(StackedBackbones([network.model.backbone for network in networks]), **settings)
         raw, labels = (part.to(trainer.strategy.root_device) for part in images)
-        prepared = DigitDataset(prepare_all(trainer, model, raw), labels)
+        prepared = varied = DigitDataset(prepare_all(trainer, model, raw), labels)
+        if options["data"]["variants"]:
+            changed = networks[0].data.vary(*images).to(raw.device)
+            varied = DigitDataset(prepare_all(trainer, model, changed), labels)
         states = [network.rng_state for network in networks]
-        batches = StackedBatches(prepared, train, options["data"]["batch_size"], states)
+        batches = StackedBatches(varied, train, options["data"]["batch_size"], states)
         trainer.fit(model, batches, StackedBatches(prepared, val, EVAL_BATCH_SIZE))
     seconds = (time.perf_counter() - start) / len(networks)
+    is_val = {network.run.fold: network.is_val for network in networks}
+    held_out = {fold: DigitDataset(images[0][chosen], images[1][chosen]) for fold, chosen in is_val.items()}
     trained: list[Trained | UserError] = []
     for number, network in enumerate(networks):
         if number in records.errors:
@@ -203,13 +215,12 @@ def _train(folder: Path, networks: list[Network], images: Batch) -> list[Trained
             continue
         network.model.backbone.load_state_dict(model.backbone.state_dict_of(number))
         _save(folder, network, trainer)
-        held_out = DigitDataset(images[0][val[number]], images[1][val[number]])
         accuracy = records.metrics["accuracy/val"][number].item()
-        trained.append(Trained(trainer, network.model, train.shape[1], held_out, accuracy, seconds))
+        trained.append(Trained(trainer, network.model, train.shape[1], held_out[network.run.fold], accuracy, seconds))
     return trained
 
 
-def _trainer(options: dict[str, Any], records: RunRecords) -> Trainer:
+def _trainer(options: dict[str, Any], records: NetworkCurves) -> Trainer:
     """The Trainer of a recipe, without logs and checkpoints of its own."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False)
@@ -221,7 +232,7 @@ def _trainer(options: dict[str, Any], records: RunRecords) -> Trainer:
     return Trainer(**(given | {"callbacks": callbacks, "profiler": given["profiler"] or overhead.NoProfiler()}))
 
 
-def _save(folder: Path, network: Network, trainer: Trainer) -> None:
+def _save(folder: Path, network: Member, trainer: Trainer) -> None:
     """Write the last checkpoint and the configuration of a run."""
     options = network.run.options
     checkpoint = {
