@@ -28,6 +28,7 @@ def plain_loop(trainer: Trainer) -> Iterator[None]:
     if images.dtype == torch.uint8:  # else a callback has prepared them
         images = torch.cat([model.preprocess.prepare(batch) for batch in torch.split(images, 100)])
     backbone = copy.deepcopy(model.backbone).train()
+    vars(backbone).pop("forward", None)  # of CUDAGraphs: it would run the fit's network, not the copy
     lr, weight_decay, warmup = (model.hparams[name] for name in ("lr", "weight_decay", "warmup"))
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     batches = int(trainer.num_training_batches)

@@ -24,7 +24,11 @@ from mnist_lit.run.lightning_cli import DigitCLI, run
 
 BATCH_SIZES = (32, 64, 128, 512, 2048)
 
-RECIPES = ("ds_cnn_v1", "ds_cnn_v2", "ds_cnn_v3", "fast", "published")
+RECIPES = (("ds_cnn_v1",), ("ds_cnn_v2",), ("ds_cnn_v3",), ("fast",), ("published",))
+"""Configurations of the fits that the part `recipes` times."""
+
+GPU_RECIPES = (("ds_cnn_v1", "gpu"), ("ds_cnn_v2", "gpu"), ("ds_cnn_v3", "gpu"))
+"""Additional ones on a GPU."""
 
 GRAPHS = [f"--trainer.callbacks+={CUDAGraphs.__module__}.CUDAGraphs"]
 """Options of `mnist-lit fit` that add CUDA graphs to a recipe."""
@@ -85,7 +89,7 @@ def others(flags: list[str], rounds: int, batches: int = 60) -> dict[str, Any]:
     }
 
 
-def recipes(flags: list[str], _: int, names: Sequence[str] = RECIPES) -> list[dict[str, Any]]:
+def recipes(flags: list[str], _: int, configs: Sequence[tuple[str, ...]] = RECIPES) -> list[dict[str, Any]]:
     """Time a whole fit of each recipe, in its own process; on a GPU also with gpu.yaml.
 
     Raises:
@@ -93,16 +97,16 @@ def recipes(flags: list[str], _: int, names: Sequence[str] = RECIPES) -> list[di
     """
     options = flags[2:]  # without --config and the recipe
     rows = []
-    for name in [*names, *(f"{name} gpu" for name in names[:3] if torch.cuda.is_available())]:
+    for names in (*configs, *(GPU_RECIPES if torch.cuda.is_available() else ())):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "times.json"
-            recipe = [*(f"--config={config}" for config in name.split()), *options]
+            recipe = [*(f"--config={config}" for config in names), *options]
             clock = [f"--trainer.callbacks+={FitClock.__module__}.FitClock", f"--trainer.callbacks.path={path}"]
             clock.append(f"--trainer.callbacks.start={time.time()}")
             command = [sys.executable, "-m", "mnist_lit", *_fit(folder, [*recipe, *clock])]
             if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
                 raise UserError(f"{' '.join(command)} failed.")
-            rows.append({"recipe": name} | json.loads(path.read_text()))
+            rows.append({"recipe": " ".join(names)} | json.loads(path.read_text()))
     return rows
 
 
@@ -112,10 +116,11 @@ def graphs(flags: list[str], rounds: int, batch_sizes: Sequence[int] = BATCH_SIZ
     for batch_size in batch_sizes:
         speeds: dict[str, list[float]] = defaultdict(list)
         for _ in range(rounds):
-            for name, more in (("fit", []), ("with graphs", GRAPHS)):
-                _, (epoch,) = _fit_in_turns([*flags, f"--data.batch_size={batch_size}", *more], 1)
-                speeds[name].append(epoch["fit_images_per_s"])
-            speeds["plain loop"].append(epoch["plain_images_per_s"])
+            options = [*flags, f"--data.batch_size={batch_size}"]
+            (without,), (graphed,) = (_fit_in_turns([*options, *more], 1)[1] for more in ([], GRAPHS))
+            speeds["fit"].append(without["fit_images_per_s"])
+            speeds["with graphs"].append(graphed["fit_images_per_s"])
+            speeds["plain loop"].append(without["plain_images_per_s"])
         rows.append({"batch_size": batch_size} | {name: spread(values) for name, values in speeds.items()})
     return {"speeds": rows, "equal": equal_weights([*flags, *GRAPHS], flags)}
 

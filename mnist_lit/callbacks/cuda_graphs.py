@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from mnist_lit.classifier import DigitClassifier, PreparedBatch
@@ -14,7 +13,8 @@ class CUDAGraphs(Callback):
     """Replay the backbone's forward and backward pass in training as CUDA graphs, instead of starting each kernel.
 
     On a GPU, a step of a small network takes as long as it takes Python to start its kernels. Batches of another size
-    than the first one, such as the last of an epoch, and evaluation run as usual, with the same weights.
+    than the first one, such as the last of an epoch, and evaluation run as usual, with the same weights. Later changes
+    of the network are ignored, so do not combine this with callbacks such as BackboneFinetuning.
 
     Source: Nguyen et al., Accelerating PyTorch with CUDA Graphs, 2021; `torch.cuda.make_graphed_callables`.
     """
@@ -25,6 +25,8 @@ class CUDAGraphs(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Capture the graphs before the first step, or print why they cannot be used."""
+        if trainer.accumulate_grad_batches > 1:  # a GradientAccumulationScheduler may change it
+            self.teardown(trainer, pl_module, "fit")
         if self.was_tried:
             return
         self.was_tried = True
@@ -32,7 +34,7 @@ class CUDAGraphs(Callback):
         if problem is None:
             assert isinstance(pl_module, DigitClassifier)
             try:
-                capture(trainer, pl_module, batch)
+                _capture(trainer, pl_module, batch)
                 self.graphed = pl_module.backbone
             except Exception as error:  # any network may do anything that a graph cannot hold
                 problem = " ".join(f"{type(pl_module.backbone).__name__} cannot be captured: {error}".split())
@@ -59,7 +61,7 @@ def _problem(trainer: Trainer, model: LightningModule) -> str | None:
     return None if isinstance(model, DigitClassifier) else f"{type(model).__name__} is not a DigitClassifier"
 
 
-def capture(trainer: Trainer, model: DigitClassifier, batch: tuple[Tensor, Tensor]) -> None:
+def _capture(trainer: Trainer, model: DigitClassifier, batch: tuple[Tensor, Tensor]) -> None:
     """Let the backbone of a classifier replay CUDA graphs for batches of this size.
 
     Args:
@@ -73,15 +75,14 @@ def capture(trainer: Trainer, model: DigitClassifier, batch: tuple[Tensor, Tenso
     with torch.no_grad():
         prepared = batch[0] if isinstance(batch, PreparedBatch) else model.preprocess.prepare(batch[0])
         images = model.preprocess.normalize(prepared)
-    device = images.device.type
-    # capturing runs the network: neither BatchNorm's statistics nor the random numbers may change by it
-    with isolate_rng(), trainer.precision_plugin.forward_context():
-        is_mixed, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        with torch.autocast(device, dtype, is_mixed, cache_enabled=False):  # the cache would outlive the capture
+    devices = [images.device] if images.is_cuda else []
+    try:  # capturing runs the network: neither BatchNorm's statistics nor the random numbers may change by it
+        with torch.random.fork_rng(devices), trainer.precision_plugin.forward_context():
             torch.cuda.make_graphed_callables(backbone, (images,))
-    with torch.no_grad():
-        for buffer, value in zip(backbone.buffers(), saved, strict=True):
-            buffer.copy_(value)
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(backbone.buffers(), saved, strict=True):
+                buffer.copy_(value)
     replay = backbone.forward
 
     def forward(inputs: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Settings that make each training step faster.
 
-Each one must save at least 2 % of a step at the recipes' batch size of 128.
+Each one must save at least 2 % of a step of a recipe, on an idle or on a busy machine.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.describe import multiply_adds
 
 SMALL_STEP = 100_000_000
-"""Multiply-adds of a training batch, forward, below which one thread is as fast as several."""
+"""Multiply-adds of a training batch, forward, below which several threads gain little or nothing."""
 
 
 @contextlib.contextmanager
 def limit_threads(model: DigitClassifier, batch_size: int) -> Iterator[None]:
     """Compute small steps in one thread, unless OMP_NUM_THREADS is set.
 
-    Threads wait for each other dozens of times per step. On two idle cores, two threads took 0.9 to 1.2 times as long
-    as one for the recipes, and beside another busy program 4 to 6 times (figures: benchmark/README.md).
+    Threads wait for each other dozens of times per step. On two cores, a step of a recipe took 0.9 to 1.1 times as
+    long with two threads as with one, and beside another busy program 3 to 5 times (benchmark/README.md).
     """
     threads = torch.get_num_threads()
     if "OMP_NUM_THREADS" not in os.environ and multiply_adds(model) * batch_size < SMALL_STEP:

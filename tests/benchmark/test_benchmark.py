@@ -192,7 +192,7 @@ def test_overhead_and_others_measure_real_runs() -> None:
 @pytest.mark.usefixtures("main")
 def test_recipes_measures_whole_fits() -> None:
     flags = ["--config", "other.yaml", "--data.source=sample", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
-    (row,) = measure.recipes(flags, 1, names=["ds_cnn_v2 fast"])
+    (row,) = measure.recipes(flags, 1, configs=[("ds_cnn_v2", "fast")])
     assert (row["recipe"], row["epochs"]) == ("ds_cnn_v2 fast", 1)
     assert row["first_step_s"] > 1
     assert row["fit_s"] > 0

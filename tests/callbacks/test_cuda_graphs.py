@@ -78,7 +78,8 @@ def test_a_fit_with_graphs_equals_one_without(shapes: list[tuple[int, ...]]) -> 
 def test_a_network_that_cannot_be_captured_trains_without_graphs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(module: nn.Module, sample: tuple[Tensor, ...]) -> None:
+        module(*sample)
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", fail)

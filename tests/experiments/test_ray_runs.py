@@ -116,7 +116,7 @@ def test_missing_extra_is_reported_before_any_run(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     message = error_line(main, "compare --ray", capsys)
-    assert "mnist-lit compare --ray needs ray: uv run --extra ray mnist-lit compare --ray ..." in message
+    assert "compare --ray needs ray: uv run --extra ray mnist-lit compare --ray ..." in message
     assert not Path("lightning_logs").exists()
 
 

@@ -1,4 +1,4 @@
-"""A fit spends its time on training: images are prepared once, and the progress bar reads few metrics."""
+"""A fit spends its time on training: images are prepared once, the bar reads few metrics, and threads do not wait."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
+from mnist_lit.backbones import DS_CNN_V2
+from mnist_lit.classifier import DigitClassifier
 from mnist_lit.preprocess import Preprocess
+from mnist_lit.run import overhead
 from mnist_lit.run.lightning_cli import run
 
 STEPS = 2 * 125
@@ -53,3 +56,20 @@ def test_training_images_are_prepared_once(fit: Any) -> None:
 def test_progress_bar_reads_metrics_a_few_times_only(fit: Any) -> None:
     assert STEPS in fit.read_at
     assert len(fit.read_at) < STEPS / 2
+
+
+@pytest.mark.parametrize(("batch_size", "variable", "threads"), [(64, None, 1), (2048, None, 3), (64, "3", 3)])
+def test_a_small_step_has_one_thread_unless_the_user_says_more(
+    batch_size: int, variable: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with overhead.limit_threads(DigitClassifier(DS_CNN_V2(), image_size=18), batch_size):
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
