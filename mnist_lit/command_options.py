@@ -169,12 +169,14 @@ Read the handwritten digit in each picture: a photo, scan or drawing of one digi
 Prints a table of the two most likely digits and their probabilities, and writes it into predictions.csv in the current
 folder. A picture with several digits, a blank one and a file that is no picture are reported on stderr, one line each;
 the other pictures are read, and the exit code is 1. A letter or any other shape is read as the digit that it resembles
-most; the column `unlike digits` marks about half of them, and 2 % of digits.""",
+most; the column `unlike digits` marks some of them, and 2 % of digits.""",
         epilog="Example: mnist-lit read photos/*.jpg --show",
     )
     pictures = "files, folders (the files directly in them) or glob patterns; of an animation the first frame is read"
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help=pictures)
-    parser.add_argument("--ckpt_path", metavar="FILE", help=f"{CHECKPOINT} (default: the DS_CNN_V3 of the project)")
+    parser.add_argument(
+        "--ckpt_path", metavar="FILE", help=f"{CHECKPOINT} (default: the project's DS_CNN_V3 for photos)"
+    )
     invert = "digits are lighter (--invert) or darker (--no-invert) than their background; default: detected"
     parser.add_argument("--invert", action=argparse.BooleanOptionalAction, help=invert)
     show = "also write predictions.png, the digits as the network sees them"

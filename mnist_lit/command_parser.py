@@ -12,7 +12,10 @@ REFERENCES = [f"lightning_logs/reference/ds_cnn_v{number}/checkpoints/last.ckpt"
 """The checkpoints that are part of the project."""
 
 REFERENCE = REFERENCES[-1]
-"""The one that reads by default."""
+"""One of them, in examples."""
+
+READERS = [*REFERENCES[:2], "lightning_logs/reference/photos/checkpoints/last.ckpt"]
+"""The checkpoints that read pictures, the last one by default: a DS_CNN_V3 that knows more ways to write 1, 7 and 9."""
 
 RECIPE = "ds_cnn_v2"
 """A recipe of the project, in examples."""

@@ -11,7 +11,7 @@ SCALE = 8
 """Strokes are drawn this many times larger and then reduced, which makes their edges smooth."""
 
 INK = 100
-"""Pixels brighter than this belong to the digit."""
+"""Rows with a pixel brighter than this belong to the digit."""
 
 Pixels = NDArray[np.uint8]
 """One image (H, W)."""
@@ -21,7 +21,7 @@ Points = list[tuple[float, float]]
 
 
 def add_variants(images: Tensor, labels: Tensor, share: float) -> Tensor:
-    """Draw a serif or a foot on some 1s, a bar through some 7s, and hook the tail or fill the loop of some 9s.
+    """Draw a serif, a foot or both on some 1s, a bar through some 7s, and a hook at the tail of some 9s.
 
     The choice is random, but the same each time.
 
@@ -58,12 +58,10 @@ def _variant(pixels: Pixels, digit: int, rng: Generator) -> Pixels:
         row = int(top + height * rng.uniform(0.45, 0.65))
         half, x = rng.uniform(0.18, 0.35) * height, _center(pixels[row])
         strokes.append([(x - half, row), (x + half, row + rng.uniform(-1, 1))])
-    if digit == 9 and kind < 2:
+    if digit == 9:
         length, x = rng.uniform(0.2, 0.45) * height, _center(pixels[bottom])
         low = (x - 0.7 * length, bottom + 0.3)
         strokes.append([(x, bottom - 0.5), low, (x - length, bottom - 0.4 * length)])
-    if digit == 9 and kind == 2:
-        return _fill_loop(pixels)
     return _draw(pixels, strokes, rng.uniform(1.6, 2.6))
 
 
@@ -84,12 +82,3 @@ def _draw(pixels: Pixels, strokes: list[Points], width: float) -> Pixels:
             draw.circle(point, radius, fill=255)
     drawn: Pixels = np.maximum(pixels, np.asarray(large.resize((size, size), Image.Resampling.BOX)))
     return drawn
-
-
-def _fill_loop(pixels: Pixels) -> Pixels:
-    """Fill what ink encloses."""
-    regions = Image.fromarray(np.pad((pixels > INK).astype(np.uint8), 1)).copy()  # 0 is paper, 1 ink; writable
-    ImageDraw.floodfill(regions, (0, 0), 2)
-    is_enclosed = np.asarray(regions)[1:-1, 1:-1] == 0
-    filled: Pixels = np.maximum(pixels, is_enclosed * np.uint8(230))
-    return filled

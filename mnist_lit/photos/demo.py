@@ -18,7 +18,7 @@ from torch import Tensor
 from mnist_lit import UserError
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.classifier import DigitClassifier
-from mnist_lit.command_parser import REFERENCES
+from mnist_lit.command_parser import READERS
 from mnist_lit.describe import parameter_count
 from mnist_lit.extras import require
 from mnist_lit.files import project_path
@@ -84,7 +84,7 @@ def load_networks(ckpt_path: str | None = None, trust: Collection[str] = ()) -> 
         UserError: The checkpoint is not found, or cannot be loaded.
     """
     own = find_checkpoint(ckpt_path).resolve() if ckpt_path else None
-    files = [path for path in map(project_path, REFERENCES) if path.resolve() != own] + ([own] if own else [])
+    files = [path for path in map(project_path, READERS) if path.resolve() != own] + ([own] if own else [])
     models = [load_classifier(file, trust)[0] for file in files]
     return [
         Network(f"{type(model.backbone).__name__}{' (yours)' * (file == own)}", model)

@@ -21,7 +21,7 @@ from helpers.processes import FULL
 from helpers.readme_tables import ROOT
 
 from mnist_lit import UserError
-from mnist_lit.command_parser import REFERENCE, REFERENCES
+from mnist_lit.command_parser import READERS, REFERENCES
 from mnist_lit.files import project_path
 from mnist_lit.photos.demo import FILES, load_networks, start_server
 from mnist_lit.run.restore import load_classifier
@@ -66,7 +66,7 @@ def test_a_picture_is_answered_with_the_probabilities_and_inputs_of_all_networks
     images = torch.tensor(answer["pixels"], dtype=torch.uint8)[None, None]
     assert images.shape == (1, 1, 28, 28)
     assert len(answer["networks"]) == 3
-    for reference, network in zip(REFERENCES, answer["networks"], strict=True):
+    for reference, network in zip(READERS, answer["networks"], strict=True):
         model, _ = load_classifier(project_path(reference))
         with torch.inference_mode():
             expected = model(images).softmax(dim=1)[0]
@@ -87,18 +87,18 @@ def test_the_page_gets_the_names_and_sizes_of_the_networks(address: str) -> None
 
 
 def test_a_checkpoint_of_ones_own_is_one_more_network_and_the_last(tmp_path: Path) -> None:
-    assert [name for name, _ in load_networks(str(project_path(REFERENCES[0])))] == [
+    assert [name for name, _ in load_networks(str(project_path(READERS[0])))] == [
         "DS_CNN_V2",
         "DS_CNN_V3",
         "DS_CNN_V1 (yours)",
     ]
-    shutil.copy(project_path(REFERENCE), tmp_path / "own.ckpt")
+    shutil.copy(project_path(READERS[-1]), tmp_path / "own.ckpt")
     assert [name for name, _ in load_networks(str(tmp_path / "own.ckpt"))][2:] == ["DS_CNN_V3", "DS_CNN_V3 (yours)"]
 
 
 def test_the_wheel_contains_the_networks() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    for reference in REFERENCES:
+    for reference in {*REFERENCES, *READERS}:
         assert build["force-include"][reference] == f"mnist_lit/{reference}"
 
 

@@ -16,8 +16,9 @@ from helpers.paper import FONTS, Array, picture, seven
 from PIL import Image, ImageDraw, ImageFont
 
 from mnist_lit import UserError, cli
-from mnist_lit.command_parser import REFERENCE
+from mnist_lit.command_parser import READERS, REFERENCE
 from mnist_lit.data import official
+from mnist_lit.data.variants import add_variants
 from mnist_lit.files import project_path
 from mnist_lit.photos.mnist_form import drawing_to_digit
 from mnist_lit.photos.read import is_unlike_digits, load_digits
@@ -133,7 +134,7 @@ def test_a_progress_bar_is_shown_on_a_terminal_only(
 
 
 def test_letters_are_unlike_digits_and_digits_are_not(official_mnist: str) -> None:
-    model, _ = load_classifier(project_path(REFERENCE))
+    model, _ = load_classifier(project_path(READERS[-1]))
     images, _ = official.read_part(Path(official_mnist), "test")
     with torch.inference_mode():
         digits = is_unlike_digits(model(images.view(-1, 1, 28, 28)))
@@ -141,6 +142,21 @@ def test_letters_are_unlike_digits_and_digits_are_not(official_mnist: str) -> No
     print(f"unlike digits: {digits.sum()} of 10,000 test images, {letters.sum()} of {len(LETTERS)} letters")
     assert digits.float().mean() < 0.03
     assert letters.float().mean() > 0.4
+
+
+def test_rare_ways_to_write_1_7_and_9_are_read(official_mnist: str) -> None:
+    images, labels = official.read_part(Path(official_mnist), "train")
+    is_rare = torch.isin(labels[-5000:], torch.tensor([1, 7, 9]))  # of the validation images
+    images, labels = images[-5000:][is_rare], labels[-5000:][is_rare]
+    varied = add_variants(images, labels, share=1)
+    shares = []
+    for file in (READERS[-1], REFERENCE):
+        model, _ = load_classifier(project_path(file))
+        with torch.inference_mode():
+            is_right = model(varied).argmax(dim=1) == labels
+        shares.append({digit: is_right[labels == digit].float().mean().item() for digit in (1, 7, 9)})
+    print("rare ways to write 1, 7 and 9: for photos", shares[0], "else", shares[1])
+    assert all(ours > 0.96 and ours > other for ours, other in zip(*map(dict.values, shares), strict=True))
 
 
 @pytest.mark.usefixtures("folder")
