@@ -125,12 +125,12 @@ def graphs(flags: list[str], rounds: int, batch_sizes: Sequence[int] = BATCH_SIZ
     return {"speeds": rows, "equal": equal_weights([*flags, *GRAPHS], flags)}
 
 
-def equal_weights(flags: list[str], other: list[str]) -> dict[str, bool]:
-    """Whether the weights after two epochs are bitwise equal to those of the same fit repeated, resumed, and changed.
+def equal_weights(flags: list[str], without_graphs: list[str]) -> dict[str, bool]:
+    """Whether the weights after two epochs are bitwise equal to those of the fit repeated, resumed, and without graphs.
 
     Args:
         flags: Options of `mnist-lit fit`.
-        other: Options of the changed fit.
+        without_graphs: The same without CUDA graphs.
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = CopyCheckpoint(Path(folder) / "first_epoch.ckpt")
@@ -140,7 +140,7 @@ def equal_weights(flags: list[str], other: list[str]) -> dict[str, bool]:
                 (flags, [copy]),
                 (flags, []),
                 ([*flags, f"--ckpt_path={copy.path}"], []),
-                (other, []),
+                (without_graphs, []),
             )
         )
     return {

@@ -120,10 +120,10 @@ def test_per_sample_dataset_normalizes_and_augments() -> None:
 def test_table_shows_the_tracked_results() -> None:
     table = report.table(json.loads(TRACKED.read_text()))
     lines = [" ".join(line.split()) for line in table.splitlines()]
-    speeds = "13,911 (13,781 to 14,045) | 17,273 (16,914 to 17,428) | 0.81 (0.80 to 0.81) | 0.11 (0.11 to 0.11)"
+    speeds = "4,813 (4,572 to 5,054) | 6,756 (6,538 to 6,973) | 0.71 (0.70 to 0.72) | 0.32 (0.26 to 0.39)"
     assert f"| 32 | {speeds} |" in lines
-    assert "| fit, 28 px / published, ratio | 3.8 (3.7 to 4.2) |" in lines
-    assert "| ds_cnn_v1 | 15 | 11.8 | 9.7 (21.6) | - | - | 46.1 (57.9) | 1.14 |" in lines
+    assert "| fit, 28 px / published, ratio | 2.4 (2.0 to 2.9) |" in lines
+    assert "| fast | 4 | 16.4 | 10.6 (27.0) | 22.5 (38.9) | - | 22.6 (39.0) | 1.03 |" in lines
     assert "two" not in table  # parts of earlier versions
 
 
