@@ -23,6 +23,9 @@ torch.set_num_threads(1)  # more are slower on data so small
 
 OFFICIAL = official.OFFICIAL
 
+START = Path.cwd()
+"""The folder in which the tests were started, where MNIST_DIR may be relative to."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give slow tests more time before they fail."""
@@ -108,4 +111,4 @@ def official_mnist(monkeypatch: pytest.MonkeyPatch) -> str:
     if "MNIST_DIR" not in os.environ:
         pytest.skip("MNIST_DIR does not name the folder of the official MNIST files")
     monkeypatch.setattr(official, "OFFICIAL", OFFICIAL)
-    return str(Path(os.environ["MNIST_DIR"]).resolve())
+    return str(START / os.environ["MNIST_DIR"])

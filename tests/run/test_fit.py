@@ -26,7 +26,7 @@ RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem not in PR
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_every_recipe_trains(main: Main, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(f"fit --config {recipe} --data.val_size=50 --trainer.accelerator=cpu")
-    named = yaml.safe_load(recipe.read_text())["model"].get("backbone", {"class_path": "DS_CNN_V1"})
+    named = yaml.safe_load(recipe.read_text()).get("model", {}).get("backbone", {"class_path": "DS_CNN_V1"})
     run = Path("lightning_logs") / named["class_path"].rpartition(".")[2].lower() / "version_0"
     assert names(run / "checkpoints") == ["best.ckpt", "last.ckpt"]
     assert yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] == 42
