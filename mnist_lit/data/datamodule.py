@@ -97,11 +97,15 @@ class MNISTDataModule(LightningDataModule):
         self.splits["train"] = self._dataset(images[~is_val], labels[~is_val])
 
     def vary(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The images to train on: some of them changed, if `variants` says so."""
+        """The images to train on, uint8 (N, 1, 28, 28): some of them changed, if `variants` says so."""
         return add_variants(images, labels, self.variants) if self.variants else images
 
     def is_val(self, labels: Tensor) -> Tensor:
-        """Whether each of the official training images, or the sample's, is for validation: bool (N,)."""
+        """Whether each of the official training images, or the sample's, is for validation: bool (N,).
+
+        Raises:
+            UserError: No images would be left to train or validate on.
+        """
         is_val = torch.zeros(len(labels), dtype=torch.bool)
         is_val[self._val_indices(labels)] = True
         return is_val
@@ -144,5 +148,9 @@ class MNISTDataModule(LightningDataModule):
         return DigitDataset(images.to(device), labels.to(device))
 
     def read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-        """All images and labels for training and validation, or those of the test set."""
+        """All images, uint8 (N, 1, 28, 28), and labels, int64 (N,), for training and validation, or for the test.
+
+        Raises:
+            UserError: A file is not the official one, or the sample's package is not installed.
+        """
         return sample.read(part) if self.source == "sample" else official.read_part(self.data_dir, part)

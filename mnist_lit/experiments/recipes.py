@@ -92,7 +92,8 @@ def resolve(configs: list[str], flags: list[str], changes: Iterable[list[str]], 
             raise UserError("This command does not read the test set: leave out --watch_test.")
         data = build(recipe.options)[1]
         data.prepare_data()
-        for stage in ("fit", "test") if with_test else ("fit",):
+        # "validate" reads and splits the training images, too, but does not draw variants
+        for stage in ("validate", "test") if with_test else ("validate",):
             data.setup(stage)
         recipes.append(recipe)
     return recipes
