@@ -1,6 +1,7 @@
 """The parts that the project adds to a Trainer: folder and logger of the run, callbacks, and strategy."""
 
 import inspect
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,13 @@ from mnist_lit.checkpoints.io import AtomicCheckpointIO
 from mnist_lit.files import new_version
 from mnist_lit.run.overhead import NoProfiler
 from mnist_lit.run.slurm import can_resume, check_job_states, new_job_folder
+
+PEER_TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others of its run; Lightning's default is 30 minutes.
+
+The death of another process usually shows at once. Rarely, if it dies just before this process sends to it, gloo
+(torch 2.15) waits until the timeout. The first process may need minutes, too: the others wait while it downloads MNIST.
+"""
 
 
 def new_run_folder(options: Namespace, logs: Path, folder: Path | None, resumes: bool, draws_seed: bool) -> Path | None:
@@ -157,7 +165,7 @@ def strategy(options: Namespace) -> Any:
         return trainer.strategy
     has_own_option = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # since torch 2.15
     sync: dict[str, Any] = {"forward_sync_buffers" if has_own_option else "broadcast_buffers": False}
-    return DDPStrategy(gradient_as_bucket_view=True, **sync)
+    return DDPStrategy(gradient_as_bucket_view=True, timeout=PEER_TIMEOUT, **sync)
 
 
 def _device_count(trainer: Namespace) -> int:
