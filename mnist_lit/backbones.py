@@ -39,7 +39,7 @@ class _DSCNN(nn.Module):
         activation: Activation of both blocks, or a pair with one for each: "relu", or "squared_relu" for `SquaredReLU`.
 
     Raises:
-        UserError: A number is out of range, or an activation unknown.
+        UserError: A number is out of range, or an activation is unknown.
     """
 
     widths: ClassVar[tuple[int, int]]
@@ -52,7 +52,7 @@ class _DSCNN(nn.Module):
         activation: Activation | tuple[Activation, Activation] = "relu",
     ) -> None:
         super().__init__()
-        dropout1, dropout2 = dropout if isinstance(dropout, (tuple, list)) else (dropout, dropout)
+        dropout1, dropout2 = (dropout, dropout) if isinstance(dropout, (int, float)) else dropout
         activation1, activation2 = (activation, activation) if isinstance(activation, str) else activation
         if dilation < 1:
             raise UserError(f"--model.backbone.dilation must be 1 or more, not {dilation}.")

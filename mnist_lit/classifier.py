@@ -46,7 +46,7 @@ class DigitClassifier(LightningModule):
         lr: Peak learning rate.
         weight_decay: Decoupled weight decay of AdamW; 0 makes it Adam.
         schedule: "one_cycle" warms up and anneals over all steps; "plateau" halves the learning rate after each
-            validation without a better accuracy.
+            epoch without a better validation accuracy.
         warmup: Fraction of the steps in which "one_cycle" rises to its peak, above 0 and below 1.
 
     Raises:

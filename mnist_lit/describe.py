@@ -38,8 +38,9 @@ def describe_environment(device: torch.device) -> str:
     processor = names[0] if names else platform.processor() or platform.machine()
     if device.type == "cuda":
         processor = f"{torch.cuda.get_device_name(device)}; {processor}"
+    threads = torch.get_num_threads()
     return (
-        f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
+        f"{processor}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}; torch {torch.__version__}, "
         f"lightning {lightning.__version__}, Python {platform.python_version()}; {date.today()}."
     )
 

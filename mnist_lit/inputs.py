@@ -56,8 +56,10 @@ def ignore_compilation(module: nn.Module, state_dict: dict[str, Tensor], prefix:
         state_dict: The weights by name; the names are changed to those of the module.
         prefix: As torch gives it to hooks; not empty if the whole module is compiled.
     """
+    if prefix:
+        return
     ours = {plain_name(name): name for name in module.state_dict()}
-    for name in [] if prefix else list(state_dict):
+    for name in list(state_dict):
         state_dict[ours.get(plain_name(name), name)] = state_dict.pop(name)
 
 

@@ -1,8 +1,5 @@
 """Preprocessing: raw pixels to the input of a backbone, deterministic, without trained parameters, exportable."""
 
-from collections.abc import Callable
-from typing import Self
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,24 +50,26 @@ class Straighten(nn.Module):
         ink = images.square() if self.square_ink else images
         # of each row, the sums of the ink, of ink * x and of ink * x², in one pass over the pixels: (N, 1, H) each
         rows, rows_x, rows_xx = (ink @ torch.stack((torch.ones_like(x), x, x.square()), dim=-1)).unbind(-1)
-        mass = rows.sum(-1).clamp(min=1e-6)  # (N, 1)
-        mean_x, mean_y = rows_x.sum(-1) / mass, (rows * y).sum(-1) / mass
-        deviation = y - mean_y[..., None]  # (N, 1, H)
-        variance_y = ((rows * deviation.square()).sum(-1) / mass).clamp(min=1e-6)
-        covariance = (rows_x * deviation).sum(-1) / mass
+        mass = rows.sum(-1, keepdim=True).clamp(min=1e-6)  # (N, 1, 1), like all moments
+        mean_x = rows_x.sum(-1, keepdim=True) / mass
+        mean_y = (rows * y).sum(-1, keepdim=True) / mass
+        deviation = y - mean_y  # (N, 1, H)
+        variance_y = ((rows * deviation.square()).sum(-1, keepdim=True) / mass).clamp(min=1e-6)
+        covariance = (rows_x * deviation).sum(-1, keepdim=True) / mass
         slant = covariance / variance_y if self.deskew else torch.zeros_like(mean_x)
         zoom_x = zoom_y = torch.ones_like(mean_x)
         if self.rescale:
-            variance_x = rows_xx.sum(-1) / mass - mean_x.square() - slant * covariance  # after the shear
+            variance_x = rows_xx.sum(-1, keepdim=True) / mass - mean_x.square() - slant * covariance  # after the shear
             zoom_x, zoom_y = (
                 variance.clamp(min=1e-3).sqrt().div(SPREAD).sqrt() for variance in (variance_x, variance_y)
             )
         # the inverse map: where in the input each output pixel samples; affine_grid takes six times as long
-        kept = 0 if self.center else 1  # 1: the center of mass keeps its place
-        offset_y = zoom_y[..., None] * (y - kept * mean_y[..., None])  # (N, 1, H)
-        offset_x = zoom_x[..., None] * (x - kept * mean_x[..., None])  # (N, 1, W)
-        from_y = mean_y[..., None] + offset_y
-        from_x = (mean_x[..., None] + slant[..., None] * offset_y).transpose(1, 2) + offset_x  # (N, H, W)
+        # the place of the center of mass in the output
+        center_x, center_y = (0.0, 0.0) if self.center else (mean_x, mean_y)
+        offset_y = zoom_y * (y - center_y)  # (N, 1, H)
+        offset_x = zoom_x * (x - center_x)  # (N, 1, W)
+        from_y = mean_y + offset_y
+        from_x = (mean_x + slant * offset_y).transpose(1, 2) + offset_x  # (N, H, W)
         grid = torch.stack((from_x, from_y.transpose(1, 2).expand_as(from_x)), dim=-1)
         return F.grid_sample(images, grid, align_corners=False)
 
@@ -128,6 +127,7 @@ class Preprocess(nn.Module):
         square_ink: bool = False,
     ) -> None:
         super().__init__()
+        self.like: Tensor
         if image_size < 8:
             raise UserError(f"--model.image_size must be 8 or more, not {image_size}.")
         if not 0 <= threshold < 1:
@@ -141,14 +141,7 @@ class Preprocess(nn.Module):
         resize = F.interpolate(columns, (image_size, DIGIT_SIZE), mode="bilinear", align_corners=False, antialias=True)
         # not a buffer: weight averaging would average it, too, and change its last bits
         self.resize = resize[0, 0]  # (image_size, 28)
-        self.like = torch.empty(0)
-        """Empty; its type and device are those of the result."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the matrix, and set the type of the result, together with weights and buffers."""
-        self.like = fn(self.like)
-        self.resize = self.resize.to(self.like.device)
-        return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
+        self.register_buffer("like", torch.zeros(()), persistent=False)  # the result has its type
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels 0..255 (N, 1, 28, 28) of any dtype to the backbone's input, float (N, 1, image_size, image_size)."""
@@ -164,7 +157,10 @@ class Preprocess(nn.Module):
             with torch.autocast(images.device.type, enabled=False):
                 return self.prepare(images)
         images = self.straighten(self.clean(images.float() / 255))
-        return self.resize @ images @ self.resize.T if self.image_size != DIGIT_SIZE else images
+        if self.image_size == DIGIT_SIZE:
+            return images
+        resize = self.resize.to(images.device)
+        return resize @ images @ resize.T
 
     def normalize(self, images: Tensor) -> Tensor:
         """Subtract MNIST's mean from images (N, 1, H, W) with values 0..1 and divide by its standard deviation."""

@@ -88,7 +88,9 @@ class TestFigures(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         batches = [batch for process in gather_objects(self.batches) for batch in process]
         self.batches = []
-        for logger in tensorboards(trainer) if batches else []:
+        if not batches:
+            return
+        for logger in tensorboards(trainer):
             labels, probabilities, images = (torch.cat(part) for part in zip(*batches, strict=True))
             step = getattr(logger, "step", None)
             _draw_accuracy(logger, is_tested=True)

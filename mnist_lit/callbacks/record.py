@@ -93,13 +93,15 @@ class RunRecord(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _record_data(trainer, "test")
-        for logger in tensorboards(trainer):  # an earlier version may have logged other charts
+        for logger in tensorboards(trainer):
             logger.experiment.add_custom_scalars(CHARTS)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if not trainer.is_global_zero or self.first_step not in (None, trainer.global_step):
             return
-        for logger in trainer.loggers if self.new_folders else []:
+        if not self.new_folders:
+            return
+        for logger in trainer.loggers:
             with contextlib.suppress(OSError):  # the disk may be full
                 logger.finalize("failed")  # now, because Lightning does it after the folder is removed
         for folder in self.new_folders:

@@ -81,8 +81,8 @@ class PlateauStep(Callback):
                 config.frequency = sys.maxsize  # epochs until Lightning's own step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for config in trainer.lr_scheduler_configs if self.is_validated else []:
-            if isinstance(config.scheduler, ReduceLROnPlateau):
+        for config in trainer.lr_scheduler_configs:
+            if self.is_validated and isinstance(config.scheduler, ReduceLROnPlateau):
                 config.scheduler.step(trainer.callback_metrics[str(config.monitor)])
         self.is_validated = False
 

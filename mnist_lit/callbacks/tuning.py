@@ -28,7 +28,9 @@ class Tuning(Callback):
         Raises:
             UserError: No learning rate was found.
         """
-        for finder in [] if trainer.ckpt_path else self.finders:  # the checkpoint of a resumed run holds the values
+        if trainer.ckpt_path:  # the checkpoint of a resumed run holds the values
+            return
+        for finder in self.finders:
             trainer.strategy.lr_scheduler_configs = []  # the trials may take more steps than the run
             finder.on_fit_start(trainer, pl_module)
             found = finder.optimal_lr if isinstance(finder, LearningRateFinder) else None

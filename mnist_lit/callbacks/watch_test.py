@@ -21,7 +21,8 @@ class WatchTest(Callback):
             self.data.setup("test")
         self.metrics.to(trainer.strategy.root_device)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # not at its end, when a callback that averages weights has put those of training back
         if trainer.sanity_checking or not isinstance(self.data, MNISTDataModule):
             return
         self.metrics.reset()

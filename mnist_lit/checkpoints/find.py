@@ -27,7 +27,7 @@ def find_checkpoint(name: str, logs: Path = Path(LOGS), backbone: str | None = N
     """
     if name not in ("last", "best"):
         return expand(name)
-    excluded = {logs / folder for folder in ("reference", *(("compare", "search") if to_resume else ()))}
+    excluded = {logs / folder for folder in (("reference", "compare", "search") if to_resume else ("reference",))}
     candidates = [path for path in logs.glob(f"**/checkpoints/{name}.ckpt") if not excluded & set(path.parents)]
     for candidate in sorted(candidates, key=lambda path: path.stat().st_mtime, reverse=True):
         path, checkpoint = _first_intact(candidate)

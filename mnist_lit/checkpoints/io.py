@@ -22,9 +22,6 @@ SETTINGS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 LEGACY_SETTINGS = {"hparams", "module_arguments"}
 """Keys of Lightning's first versions, which Lightning (2.6.6) still merges into the settings."""
 
-REMOVED_SETTINGS = {"model": {"scale_lr"}, "data": {"watch_test", "images", "invert", "show"}}
-"""Settings of earlier versions of this project; none changes what a trained network computes."""
-
 
 class DamagedError(UserError):
     """A file is not a checkpoint, or its content has changed since it was saved."""
@@ -138,7 +135,7 @@ def unpack_safetensors(content: bytes) -> dict[str, Any]:
     if hashlib.sha256(metadata["mnist_lit"].encode() + data).hexdigest() != metadata["sha256"]:
         raise ValueError("the SHA-256 differs")
     checkpoint: dict[str, Any] = json.loads(metadata["mnist_lit"])
-    if checkpoint.pop("tensors", header) != header:  # files of earlier versions have no copy of their header
+    if checkpoint.pop("tensors") != header:
         raise ValueError("the names or shapes differ")
     return checkpoint | {"state_dict": safetensors.torch.load(content)}
 
@@ -165,10 +162,7 @@ def neighbors(path: Path) -> list[Path]:
 
 def settings(checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The settings of the classifier ("model") and of the data module ("data") of a loaded checkpoint."""
-    return {part: remove_old(part, checkpoint.get(key, {})) for part, key in SETTINGS.items()}
-
-
-def remove_old(part: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the "model" or "data" without those of earlier versions and without Lightning's own, named `_...`."""
-    old = REMOVED_SETTINGS[part]
-    return {name: value for name, value in values.items() if name not in old and not str(name).startswith("_")}
+    return {
+        part: {name: value for name, value in checkpoint.get(key, {}).items() if not str(name).startswith("_")}
+        for part, key in SETTINGS.items()  # without Lightning's own, such as _instantiator
+    }

@@ -15,6 +15,9 @@ MAX_VALUES = 10_000
 MAX_DEPTH = 50
 """Most levels of nested settings."""
 
+FOLDERS = ("data_dir", "default_root_dir", "save_dir", "dirpath")
+"""Settings that are folders, whose names may look like a class path."""
+
 
 def is_plain(settings: Any) -> bool:
     """Whether nested settings hold only plain values, and not too many.
@@ -58,12 +61,7 @@ def _strings(settings: Any) -> Iterator[str]:
         yield settings
     elif isinstance(settings, dict):
         for key, value in settings.items():
-            if key not in (
-                "data_dir",
-                "default_root_dir",
-                "save_dir",
-                "dirpath",
-            ):  # a folder may look like a class path
+            if key not in FOLDERS:
                 yield from _strings(value)
     elif isinstance(settings, (list, tuple)):
         for value in settings:

@@ -80,16 +80,22 @@ def batch_loader(
     """
     if len(dataset) < processes:
         raise UserError(f"{processes} processes cannot share {len(dataset)} images: use fewer --trainer.devices.")
-    # torch draws a seed for each pass even without shuffling: not from the generator that training uses
-    options: dict[str, Any] = {"collate_fn": whole_batch, "generator": None if shuffle else torch.Generator()}
+    sampler: DistributedSampler[Any] | None = None
     if processes > 1:  # Lightning replaces no DistributedSampler
-        options["sampler"] = (
+        sampler = (
             DistributedSampler(dataset, processes, rank, seed=seed, drop_last=True)
             if shuffle
             else EvaluationSampler(dataset, batch_size, processes, rank)
         )
-        shuffle = False
-    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, **options)  # named: Lightning copies it
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle and sampler is None,
+        sampler=sampler,
+        collate_fn=whole_batch,  # type: ignore[arg-type]  # of what __getitems__ returns
+        # torch draws a seed for each pass even without shuffling: not from the generator that training uses
+        generator=None if shuffle else torch.Generator(),
+    )
 
 
 class EvaluationSampler(DistributedSampler[Any]):

@@ -1,6 +1,5 @@
 """Report of a comparison by cross-validation: accuracies on held-out training images, and paired differences."""
 
-import json
 import math
 import statistics
 from pathlib import Path
@@ -8,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mnist_lit import files
 from mnist_lit.describe import markdown_table
-from mnist_lit.experiments.report import by_recipe, label
+from mnist_lit.experiments.report import by_recipe, label, write_results
 from mnist_lit.experiments.runs import Result
 
 EXPLANATION = (
@@ -21,11 +19,8 @@ EXPLANATION = (
 
 def write_folds_report(folder: Path, results: list[Result], runs_per_recipe: int) -> None:
     """Write results.json and results.md into the folder, and print the table."""
-    environments = "; ".join(dict.fromkeys(result["environment"] for result in results))
-    text = f"{table(results, runs_per_recipe)}\n{EXPLANATION} {environments}\n"
-    files.write_atomically(folder / "results.json", (json.dumps(results) + "\n").encode())
-    files.write_atomically(folder / "results.md", text.encode())
-    print(f"\n{text}\n{folder}: results.md, results.json")
+    write_results(folder, results, f"{table(results, runs_per_recipe)}\n{EXPLANATION}")
+    print(f"{folder}: results.md, results.json")
 
 
 def table(results: list[Result], runs_per_recipe: int) -> str:

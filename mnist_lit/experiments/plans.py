@@ -28,7 +28,7 @@ def plan_folder(command: str, options: argparse.Namespace, recipe: Recipe, plan:
     Raises:
         UserError: No folder has the same plan.
     """
-    parent = Path(recipe.options["trainer"]["default_root_dir"] or ".") / LOGS / command
+    parent = files.expand(str(recipe.options["trainer"]["default_root_dir"] or ".")) / LOGS / command
     begun_with = command_line(["mnist-lit", command, *(arg for arg in options.given if arg != "--resume")])
     plan = {"begun_with": begun_with, "seeds": options.seeds, **plan}
     if not options.resume:

@@ -19,13 +19,18 @@ from mnist_lit.experiments.runs import Result
 
 def write_report(folder: Path, results: list[Result]) -> None:
     """Write results.json, results.md and accuracy.png into the folder, and print the table."""
+    write_results(folder, results, f"{table(results)}\n{results[0]['test_images']:,} test images.")
+    _plot(folder, results)
+    print(f"{folder}: results.md, results.json, accuracy.png")
+
+
+def write_results(folder: Path, results: list[Result], text: str) -> None:
+    """Write results.json, and results.md with the text and where it was measured, which is printed, too."""
     environments = "; ".join(dict.fromkeys(result["environment"] for result in results))
-    text = table(results) + f"\n{results[0]['test_images']:,} test images. {environments}\n"
+    text = f"{text} {environments}\n"
     files.write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     files.write_atomically(folder / "results.md", text.encode())
     print(f"\n{text}")
-    _plot(folder, results)
-    print(f"{folder}: results.md, results.json, accuracy.png")
 
 
 def wilson(accuracy: float, images: int) -> tuple[float, float]:
@@ -67,10 +72,10 @@ def table(results: list[Result]) -> str:
 
 
 def by_recipe(results: list[Result]) -> list[list[Result]]:
-    """The runs of each recipe and model, in their order."""
-    groups: defaultdict[tuple[str, str], list[Result]] = defaultdict(list)
+    """The runs of each recipe, in their order."""
+    groups: defaultdict[str, list[Result]] = defaultdict(list)
     for result in results:
-        groups[result["recipe"], result["model"]].append(result)
+        groups[result["recipe"]].append(result)
     return list(groups.values())
 
 
@@ -83,17 +88,14 @@ def label(result: Result) -> str:
 
 def _plot(folder: Path, results: list[Result]) -> None:
     """Plot the curves from the TensorBoard logs into accuracy.png: a panel per recipe, a line per run and split."""
-    recipes = list(dict.fromkeys(result["recipe"] for result in results))
+    recipes = by_recipe(results)
     columns = min(len(recipes), 3)
     rows = math.ceil(len(recipes) / columns)
     figure = Figure(figsize=(4 * columns + 0.5, 3.6 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for panel in panels[len(recipes) :]:
         panel.axis("off")
-    lowest = min(
-        _plot_recipe(panel, folder, [result for result in results if result["recipe"] == recipe])
-        for panel, recipe in zip(panels, recipes, strict=False)
-    )
+    lowest = min(_plot_recipe(panel, folder, runs) for panel, runs in zip(panels, recipes, strict=False))
     panels[0].set(ylabel="accuracy %", ylim=(math.floor(lowest) - 0.5, 100.2))
     figure.savefig(folder / "accuracy.png", dpi=120)
 

@@ -98,8 +98,8 @@ def table(study: optuna.Study) -> str:
         values = [trial.params[name] for name in names]
         shown = [f"{value:.4g}" if isinstance(value, float) else _to_text(value) for value in values]
         rows.append([str(trial.number), *shown, f"{trial.value:.4f}", f"{100 * trial.user_attrs['accuracy']:.2f}"])
-    environments = [trial.user_attrs.get("environment", "") for trial in trials]  # trials that diverge have none
-    return f"{markdown_table(rows)}\n{max(environments, key=bool)}\n"
+    environments = (trial.user_attrs.get("environment") for trial in trials)  # trials that diverge have none
+    return f"{markdown_table(rows)}\n{next(filter(None, environments), '')}\n"
 
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

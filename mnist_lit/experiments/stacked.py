@@ -145,7 +145,8 @@ class StackedBatches:
         with torch.random.fork_rng(devices=[]):
             for number, state in enumerate(self.rng_states):
                 torch.set_rng_state(state)
-                _, seed = (int(torch.empty((), dtype=torch.int64).random_()) for _ in ("of workers", "of the order"))
+                torch.empty((), dtype=torch.int64).random_()  # the DataLoader's seed of its workers
+                seed = int(torch.empty((), dtype=torch.int64).random_())  # its sampler's seed of the order
                 orders.append(torch.randperm(self.rows.shape[1], generator=torch.Generator().manual_seed(seed)))
                 self.rng_states[number] = torch.get_rng_state()
         return torch.stack(orders)

@@ -89,10 +89,16 @@ def run_logger(
         return False
     if command == "fit":
         return RunLogger(folder, purge_step=step)  # what a killed run has logged after its checkpoint is logged again
-    is_whole = trainer.limit_test_batches is None and not trainer.overfit_batches
-    if command == "test" and is_whole and not is_changed:
+    if command == "test" and measures_run(command, options, is_changed):
         return RunLogger(folder, step=max((step or 0) - 1, 0))  # the step of the last epoch's metrics
     return False
+
+
+def measures_run(command: str, options: Namespace, is_changed: bool) -> bool:
+    """Whether "test" or "predict" takes all test images and the run's options: only then its folder gets the result."""
+    trainer = options.trainer
+    limit = trainer[f"limit_{command}_batches"]
+    return not (is_changed or trainer.fast_dev_run or trainer.overfit_batches or limit is not None)
 
 
 def user_callbacks(command: str, options: Namespace) -> list[Callback]:
@@ -105,9 +111,21 @@ def user_callbacks(command: str, options: Namespace) -> list[Callback]:
 
 
 def command_callbacks(
-    command: str, options: Namespace, logger: Logger | list[Logger] | Literal[False], folder: Path | None
+    command: str,
+    options: Namespace,
+    logger: Logger | list[Logger] | Literal[False],
+    folder: Path | None,
+    is_changed: bool,
 ) -> list[Callback]:
-    """The callbacks of a command, in addition to those that every command has."""
+    """The callbacks of a command, in addition to those that every command has.
+
+    Args:
+        command: "fit", "validate", "test" or "predict".
+        options: The options of the command.
+        logger: Its loggers, or False.
+        folder: Folder of the run, or None.
+        is_changed: Whether options differ from those of the checkpoint.
+    """
     trainer = options.trainer
     callbacks: list[Callback] = []
     if trainer.enable_progress_bar is not False and not _has(AnyProgressBar, as_list(trainer.callbacks)):
@@ -115,7 +133,7 @@ def command_callbacks(
     if command == "test":
         callbacks.append(TestFigures())
     if command == "predict":
-        callbacks.append(PredictionWriter(folder or Path()))
+        callbacks.append(PredictionWriter(folder if folder and measures_run(command, options, is_changed) else Path()))
     if command != "fit":
         return callbacks
     callbacks += [FitFigures(), PreparedImages(), RandomState(), PlateauStep(), DivergenceStop()]

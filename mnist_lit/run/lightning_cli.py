@@ -196,7 +196,8 @@ class DigitCLI(LightningCLI):
         record = RunRecord(folder for folder in folders if folder == new_folder or not folder.exists())
         callbacks = [*components.user_callbacks(command, options), *self.extra_callbacks]
         callbacks += [*components.guards(command), record, SyncProcesses(), StopAfterBatch()]
-        callbacks += components.command_callbacks(command, options, logger, new_folder or self.run_folder)
+        folder = new_folder or self.run_folder
+        callbacks += components.command_callbacks(command, options, logger, folder, bool(self.changed))
         try:
             kwargs |= components.trainer_options(options, logger, callbacks)
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
@@ -234,17 +235,18 @@ class DigitCLI(LightningCLI):
     def validate(self, verbose: bool, **options: Any) -> None:
         """Validate, and print the metrics."""
         self.trainer.validate(verbose=False, **options)
-        if verbose and self.trainer.is_global_zero:
-            messages.print_metrics(self.trainer, "val")
+        self._print_metrics("val", verbose)
 
     def test(self, verbose: bool, **options: Any) -> None:
         """Test, and print the metrics."""
         self.trainer.test(verbose=False, **options)
-        if verbose and self.trainer.is_global_zero:
-            messages.print_metrics(self.trainer, "test")
+        self._print_metrics("test", verbose)
 
-    def predict(self, **options: Any) -> None:
-        """Predict, and print where the predictions are."""
-        self.trainer.predict(**options)
+    def _print_metrics(self, stage: str, verbose: bool) -> None:
+        if verbose and self.trainer.is_global_zero:
+            messages.print_metrics(self.trainer, stage)
+
+    def after_predict(self) -> None:
+        """Print where the predictions are."""
         if self.trainer.is_global_zero:
             messages.print_predictions(self.trainer)

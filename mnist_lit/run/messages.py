@@ -90,12 +90,12 @@ def print_next(command: str, trainer: Trainer, options: Namespace, logs: Path) -
     if saved := saved_checkpoint(trainer):
         on_nodes = " (on each node)" if command == "fit" and trainer.num_nodes > 1 else ""
         commands.append(next_command(command, saved, options) + on_nodes)
-    for logger in trainer.loggers if command == "test" else []:
-        if isinstance(logger, TensorBoardLogger):
+    for logger in trainer.loggers:
+        if command == "test" and isinstance(logger, TensorBoardLogger):
             folder = logs if isinstance(logger, RunLogger) else logger.root_dir
             commands.append(uv_run(["tensorboard", "--logdir", os.path.relpath(folder)]))
     if commands:
-        heading = "Next:" if command == "test" else "Interrupted. The last complete epoch is saved; to resume:"
+        heading = "Next:" if command == "test" else "Interrupted. To resume from the last checkpoint:"
         print("\n  ".join([heading, *commands]))
 
 

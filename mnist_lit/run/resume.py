@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from mnist_lit import UserError
-from mnist_lit.checkpoints.io import load, remove_old, settings
+from mnist_lit.checkpoints.io import load, settings
 from mnist_lit.checkpoints.trust import foreign_modules
 from mnist_lit.files import LOGS
 from mnist_lit.run.options import duration_s
@@ -28,7 +29,7 @@ class Restored(NamedTuple):
     config: str
     """The settings of the run as JSON: all of them to resume it, else those of the model and the data."""
     trusted: set[str]
-    """Modules that the user has named on the command line."""
+    """Modules whose classes the settings may name, in addition to `TRUSTED_MODULES`."""
 
 
 class FinishedError(UserError):
@@ -37,9 +38,8 @@ class FinishedError(UserError):
 
 def run_folder(checkpoint: Path) -> Path | None:
     """The folder of a checkpoint's run; None for a file elsewhere, and for the tracked reference runs."""
-    folders = [
-        folder.parent for folder in checkpoint.parents if folder.name == "checkpoints"
-    ]  # names of files may nest
+    # a user may name a file in the working folder; a name may have folders of its own
+    folders = [folder.parent for folder in checkpoint.absolute().parents if folder.name == "checkpoints"]
     folders = [folder for folder in folders if (folder / "config.yaml").exists()]
     return folders[0] if folders and not _is_reference(checkpoint) else None
 
@@ -84,6 +84,8 @@ def restore(command: str, options: Namespace, path: Path, backbone: str | None) 
         if isinstance(config.get("trainer"), dict):
             _continue_logs(config["trainer"].get("logger"), folder, checkpoint["global_step"])
         trusted |= {f"lightning.pytorch.{package}" for package in ("callbacks", "loggers", "plugins", "profilers")}
+    elif command == "fit":
+        rank_zero_only(print)("This run continues in a new folder, with the options of the Trainer that are given now.")
     try:
         return Restored(path, checkpoint, folder, json.dumps(config), trusted)
     except TypeError as error:  # a tensor among the settings
@@ -117,9 +119,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = read_recipe(path)
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a recipe: it must map options to values.")
-    for part in ("model", "data"):
-        if isinstance(config.get(part), dict):
-            config[part] = remove_old(part, config[part])
     return config
 
 

@@ -16,7 +16,7 @@ from mnist_lit.run.recipe import read_recipe
 
 
 def _folder_name(draws_seed: bool) -> str:
-    """The name of a run's folder. It ends in `_random_seed` if the seed was drawn, which config.yaml does not tell."""
+    """The name of a run's folder. It ends in `_random_seed` for a drawn seed; config.yaml shows it like a given one."""
     return f"job_{SLURMEnvironment.job_id()}" + "_random_seed" * draws_seed
 
 

@@ -14,7 +14,9 @@ from mnist_lit.run.lightning_cli import run
 
 
 def test_tensorboard_shows_the_run(main: Main) -> None:
-    main(f"fit {WATCH_TEST} --trainer.max_epochs=3 --trainer.log_every_n_steps=2")
+    main(
+        f"fit {WATCH_TEST} --trainer.callbacks=EMAWeightAveraging --trainer.max_epochs=3 --trainer.log_every_n_steps=2"
+    )
     main("test --ckpt_path last")
     name = "ds_cnn_v1/version_0"
     with Server() as server:
@@ -32,7 +34,9 @@ def test_tensorboard_shows_the_run(main: Main) -> None:
         assert [step for step, _ in points("accuracy/train")] == steps
         assert [step for step, _ in points("accuracy/val")] == steps
         test = points("accuracy/test")
-        assert [step for step, _ in test] in (steps, [*steps, 14])  # the last point may come from test
+        assert [step for step, _ in test] == [*steps, 14]  # of fit, and then of test
+        assert test[-1] == test[-2]
+        assert points("loss/test")[-1] == points("loss/test")[-2]  # fit has measured the averaged weights, too
         assert len(points("lr-AdamW")) >= 7
 
         layout = server.wait("custom_scalars/layout", bool)

@@ -53,6 +53,13 @@ def test_predictions_are_those_of_the_checkpoint(main: Main) -> None:
     assert [int(row["digit"]) for row in rows] == probabilities.argmax(1).tolist()
     assert [float(row["confidence"]) for row in rows] == pytest.approx(probabilities.amax(1).tolist(), abs=1e-4)
 
+    whole = (RUN / "predictions.csv").read_text()
+    for option in ("--trainer.limit_predict_batches=1", "--model.image_size=16", "--trainer.fast_dev_run=true"):
+        Path("predictions.csv").unlink(missing_ok=True)
+        main(f"predict --ckpt_path last {option}")
+        assert Path("predictions.csv").exists()
+        assert (RUN / "predictions.csv").read_text() == whole
+
 
 def test_last_and_best_name_the_newest_run_of_the_given_network(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     main("fit")

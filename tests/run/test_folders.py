@@ -19,7 +19,9 @@ def test_tilde_is_the_home_folder(main: Main, monkeypatch: pytest.MonkeyPatch) -
     last = "~/mine/lightning_logs/ds_cnn_v2/version_0/checkpoints/last.ckpt"
     main(f"test --ckpt_path={last} --trainer.default_root_dir=~/mine")
     main(f"publish {last} ~/digits.safetensors")
+    main("compare ~/recipe.yaml --trainer.default_root_dir=~/mine --trainer.max_epochs=1")
     assert names(home) == ["digits.safetensors", "mine", "recipe.yaml"]
+    assert names(home / "mine" / "lightning_logs") == ["compare", "ds_cnn_v2"]
     assert names() == ["data", "home"]
 
 

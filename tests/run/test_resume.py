@@ -79,8 +79,9 @@ def test_best_checkpoint_stays_best_if_resumed_from_another_folder(main: Main, m
     with pytest.raises(SystemExit, match="130"):  # the first epoch stays the best at this learning rate
         main(f"fit --model.lr=1e-9 --trainer.max_epochs=3 --trainer.callbacks={INTERRUPT}")
     root = Path.cwd()
-    monkeypatch.chdir("lightning_logs")
-    cli.main(["fit", f"--ckpt_path={root / LAST}", f"--data.data_dir={root / 'data'}", *TRUST])
+    monkeypatch.chdir(RUN / "checkpoints")
+    cli.main(["fit", "--ckpt_path=last.ckpt", f"--data.data_dir={root / 'data'}", *TRUST])
+    assert names(root / RUN.parent) == ["version_0"]
     epochs = [
         torch.load(root / RUN / f"checkpoints/{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last")
     ]
