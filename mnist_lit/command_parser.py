@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 REFERENCES = [f"lightning_logs/reference/ds_cnn_v{number}/checkpoints/last.ckpt" for number in (1, 2, 3)]
-"""The checkpoints that are part of the project."""
+"""The checkpoints of the reference runs of the three networks."""
 
 REFERENCE = REFERENCES[-1]
 """One of them, in examples."""

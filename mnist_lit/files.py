@@ -2,15 +2,20 @@
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from mnist_lit import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 UNSUPPORTED = {getattr(errno, name, errno.EINVAL) for name in ("EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK")}
 """Errors of file systems, such as some network folders, that cannot sync a folder or lock it."""
@@ -75,6 +80,17 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.fsync(folder)  # saves the new name, too
         finally:
             os.close(folder)
+
+
+def save_figure(figure: "Figure", path: Path, dpi: int) -> None:
+    """Save a figure as PNG, as `write_atomically` does.
+
+    Raises:
+        OSError: The file cannot be written; an existing file is unchanged.
+    """
+    png = io.BytesIO()
+    figure.savefig(png, dpi=dpi)
+    write_atomically(path, png.getvalue())
 
 
 def new_version(parent: Path) -> int:

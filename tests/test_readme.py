@@ -96,7 +96,7 @@ def test_every_command_parses(command: str) -> None:
         checkpoints = [path for option, path in pairwise(given) if option == "--ckpt_path"]
         line = [word for word in options if word not in ("--ckpt_path", *checkpoints)]  # it may not exist here
     else:
-        recipes = [options.config] * bool(options.config) if name == "benchmark" else options.names
+        recipes = options.config or [] if name == "benchmark" else options.names
         changes = [option for change in getattr(options, "change", []) for option in change.split()]
         changes += [f"{vary.partition('=')[0]}=1" for vary in getattr(options, "vary", [])]
         line = ["fit", *(f"--config={file}" for file in recipes), *options.flags, *(f"--{one}" for one in changes)]

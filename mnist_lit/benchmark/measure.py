@@ -18,6 +18,7 @@ from mnist_lit.benchmark.baselines import plain_loop, published_speed, tutorial_
 from mnist_lit.benchmark.report import spread, table
 from mnist_lit.benchmark.timing import CopyCheckpoint, EpochTimer, FitClock
 from mnist_lit.callbacks.cuda_graphs import CUDAGraphs
+from mnist_lit.command_parser import command_line
 from mnist_lit.describe import describe_environment
 from mnist_lit.files import LOGS
 from mnist_lit.run.lightning_cli import DigitCLI, run
@@ -32,6 +33,10 @@ GPU_RECIPES = (("ds_cnn_v1", "gpu"), ("ds_cnn_v2", "gpu"), ("ds_cnn_v3", "gpu"))
 
 GRAPHS = [f"--trainer.callbacks+={CUDAGraphs.__module__}.CUDAGraphs"]
 """Options of `mnist-lit fit` that add CUDA graphs to a recipe."""
+
+PLAIN = ["--model.image_size=28", "--model.contrast=false", "--model.threshold=0", "--model.deskew=false"]
+PLAIN += ["--model.center=false", "--model.rescale=false", "--model.backbone.dilation=1"]
+"""Options of `mnist-lit fit` with which a recipe trains on plain images of 28 px."""
 
 UNSUITABLE = ("--ckpt_path", "--trainer.devices", "--trainer.num_nodes")
 """Options of `mnist-lit fit` that a benchmark cannot use, because it makes new runs in one process."""
@@ -54,27 +59,16 @@ def others(flags: list[str], rounds: int, batches: int = 60) -> dict[str, Any]:
     Raises:
         UserError: The recipe's network is not one of the three.
     """
-    plain = [
-        f"--model.{option}"
-        for option in (
-            "image_size=28",
-            "contrast=false",
-            "threshold=0",
-            "deskew=false",
-            "center=false",
-            "rescale=false",
-        )
-    ]
     speeds: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
-        for name, changes in (("recipe", []), ("28 px", [*plain, "--model.backbone.dilation=1"])):
+        for name, changes in (("recipe", []), ("28 px", PLAIN)):
             fit, (epoch,) = _fit_in_turns([*flags, *changes], 1)
+            widths: Any = getattr(fit.model.backbone, "widths", None)
+            if widths is None:
+                raise UserError("The part `others` needs one of the three networks of this project.")
             speeds[f"fit, {name}"].append(epoch["fit_images_per_s"])
             speeds[f"plain loop, {name}"].append(epoch["plain_images_per_s"])
         data, batch_size = fit.datamodule.splits["train"], fit.datamodule.batch_size
-        widths = getattr(fit.model.backbone, "widths", None)
-        if widths is None:
-            raise UserError("The part `others` needs one of the three networks of this project.")
         speeds["per-sample loader"].append(tutorial_speed(data, widths, batch_size, batches))
         speeds["published"].append(published_speed(data, widths, 2 * batches))
     return {
@@ -95,7 +89,7 @@ def recipes(flags: list[str], _: int, configs: Sequence[tuple[str, ...]] = RECIP
     Raises:
         UserError: A fit fails.
     """
-    options = flags[2:]  # without --config and the recipe
+    options = [flag for flag in flags if not flag.startswith("--config=")]
     rows = []
     for names in (*configs, *(GPU_RECIPES if torch.cuda.is_available() else ())):
         with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +99,7 @@ def recipes(flags: list[str], _: int, configs: Sequence[tuple[str, ...]] = RECIP
             clock.append(f"--trainer.callbacks.start={time.time()}")
             command = [sys.executable, "-m", "mnist_lit", *_fit(folder, [*recipe, *clock])]
             if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-                raise UserError(f"{' '.join(command)} failed.")
+                raise UserError(f"{command_line(command)} failed.")
             rows.append({"recipe": " ".join(names)} | json.loads(path.read_text()))
     return rows
 
@@ -115,8 +109,8 @@ def graphs(flags: list[str], rounds: int, batch_sizes: Sequence[int] = BATCH_SIZ
     rows = []
     for batch_size in batch_sizes:
         speeds: dict[str, list[float]] = defaultdict(list)
+        options = [*flags, f"--data.batch_size={batch_size}"]
         for _ in range(rounds):
-            options = [*flags, f"--data.batch_size={batch_size}"]
             (without,), (graphed,) = (_fit_in_turns([*options, *more], 1)[1] for more in ([], GRAPHS))
             speeds["fit"].append(without["fit_images_per_s"])
             speeds["with graphs"].append(graphed["fit_images_per_s"])
@@ -133,32 +127,29 @@ def equal_weights(flags: list[str], without_graphs: list[str]) -> dict[str, bool
         without_graphs: The same without CUDA graphs.
     """
     with tempfile.TemporaryDirectory() as folder:
-        copy = CopyCheckpoint(Path(folder) / "first_epoch.ckpt")
-        whole, *others = (
+        first_epoch = CopyCheckpoint(Path(folder) / "first_epoch.ckpt")
+        whole, *rest = (
             run(_fit(folder, [*options, "--trainer.max_epochs=2"]), callbacks=callbacks).model.cpu().state_dict()
             for options, callbacks in (
-                (flags, [copy]),
+                (flags, [first_epoch]),
                 (flags, []),
-                ([*flags, f"--ckpt_path={copy.path}"], []),
+                ([*flags, f"--ckpt_path={first_epoch.path}"], []),
                 (without_graphs, []),
             )
         )
     return {
         name: all(torch.equal(tensor, weights[key]) for key, tensor in whole.items())
-        for name, weights in zip(("repeated", "resumed", "without graphs"), others, strict=True)
+        for name, weights in zip(("repeated", "resumed", "without graphs"), rest, strict=True)
     }
 
 
-PARTS: dict[str, Callable[[list[str], int], Any]] = {
-    "overhead": overhead,
-    "others": others,
-    "recipes": recipes,
-    "graphs": graphs,
-}
-"""Functions of the options of `mnist-lit fit` and the number of rounds."""
+Part = Callable[[list[str], int], Any]
+"""A function of the options of `mnist-lit fit` and the number of rounds."""
+
+PARTS: dict[str, Part] = {"overhead": overhead, "others": others, "recipes": recipes, "graphs": graphs}
 
 
-def main(options: argparse.Namespace, parts: Mapping[str, Callable[[list[str], int], Any]] = PARTS) -> None:
+def main(options: argparse.Namespace, parts: Mapping[str, Part] = PARTS) -> None:
     """Run `mnist-lit benchmark`."""
     for option in (flag.partition("=")[0] for flag in options.flags):
         if option in UNSUITABLE:
@@ -168,15 +159,16 @@ def main(options: argparse.Namespace, parts: Mapping[str, Callable[[list[str], i
             raise UserError(f"There is no part {name!r}; choose from {', '.join(parts)}.")
         if name == "graphs" and not torch.cuda.is_available():
             raise UserError("The part `graphs` needs a GPU.")
-    flags = ["--config", options.config or "ds_cnn_v1", *options.flags]
+    flags = [*(f"--config={config}" for config in options.config or ["ds_cnn_v1"]), *options.flags]
     folder = Path(LOGS) / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "benchmark.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    result["environment"] = describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    environment = describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     available = [name for name in parts if name != "graphs" or torch.cuda.is_available()]
     for name in options.names or available:
         result[name] = parts[name](flags, options.rounds)
+        result.setdefault("environments", {})[name] = environment
         files.write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
     files.write_atomically(folder / "benchmark.md", table(result).encode())
     print(f"\n{table(result)}\n{folder}: benchmark.md, benchmark.json")

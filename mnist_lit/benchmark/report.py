@@ -43,7 +43,14 @@ def table(result: dict[str, Any]) -> str:
         equal = ", ".join(f"{name}: {'yes' if is_equal else 'no'}" for name, is_equal in part["equal"].items())
         line = f"Weights of a fit with graphs, bitwise equal to those of the fit {equal}."
         parts.append(f"{markdown_table(cells)}\n{line}\n")
-    return "\n".join([*parts, result["environment"] + "\n"])
+    measured_in = result["environments"]
+    environments = list(dict.fromkeys(measured_in.values()))
+    if len(environments) == 1:
+        return "\n".join([*parts, f"{environments[0]}\n"])
+    names = [
+        ", ".join(name for name in measured_in if measured_in[name] == environment) for environment in environments
+    ]
+    return "\n".join([*parts, *(f"{name}: {one}\n" for name, one in zip(names, environments, strict=True))])
 
 
 def _format(values: dict[str, float], form: str = ".2f") -> str:

@@ -120,7 +120,7 @@ def main(options: argparse.Namespace) -> None:
     text = f"{table(measured)}\n{note} {describe_environment(torch.device('cpu'))}\n"
     files.write_atomically(folder / "robustness.md", text.encode())
     files.write_atomically(folder / "robustness.json", (json.dumps(measured, indent=2) + "\n").encode())
-    _plot(measured).savefig(folder / "robustness.png", dpi=100)
+    files.save_figure(_plot(measured), folder / "robustness.png", dpi=100)
     print(f"{text}\n{folder}: robustness.md, robustness.json, robustness.png")
 
 

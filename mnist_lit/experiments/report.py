@@ -97,7 +97,7 @@ def _plot(folder: Path, results: list[Result]) -> None:
         panel.axis("off")
     lowest = min(_plot_recipe(panel, folder, runs) for panel, runs in zip(panels, recipes, strict=False))
     panels[0].set(ylabel="accuracy %", ylim=(math.floor(lowest) - 0.5, 100.2))
-    figure.savefig(folder / "accuracy.png", dpi=120)
+    files.save_figure(figure, folder / "accuracy.png", dpi=120)
 
 
 def _plot_recipe(panel: Axes, folder: Path, runs: list[Result]) -> float:

@@ -57,7 +57,6 @@ function undo() {
 
 function clear() {
   if (drawing.strokes.length || drawing.photo) change({strokes: [], photo: null});
-  liftPen();
 }
 
 function startStroke(point) {
@@ -131,7 +130,7 @@ paper.onblur = () => {
   liftPen();
 };
 document.onkeydown = event => {
-  if ((event.ctrlKey || event.metaKey) && event.key === "z") undo();
+  if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z") undo();
 };
 
 // Requests: one at a time, so that the next one always posts the newest drawing
@@ -147,8 +146,8 @@ async function ask() {
   isAsking = true;
   while (shown < drawn) {
     const number = drawn, pause = new Promise(resolve => setTimeout(resolve, INTERVAL_MS));
-    const answer = await post();
-    if (answer && number > shown) show(answer, number);
+    const received = await post();
+    if (received && number > shown) show(received, number);
     await pause;
   }
   isAsking = false;
@@ -161,7 +160,7 @@ async function post() {
     return await (await fetch(path, {method: "POST", body, signal: flight.signal})).json();
   } catch (error) {
     return error.name === "AbortError" ? null
-      : {error: "No answer: mnist-lit demo has stopped, or the file is too large."};
+      : {error: "No answer: the file cannot be sent, or mnist-lit demo has stopped."};
   }
 }
 
@@ -199,7 +198,7 @@ const bars = [...Array(10).keys()].map(digit => {
   $("bars").append(item);
   return item;
 });
-let networks = [];  // {name, parameters, option}
+let networks = [];  // {name, option}
 let chosen = 0;
 let answer = EMPTY;
 
@@ -256,13 +255,12 @@ function choose(index) {
   show(answer);
 }
 
-function addNetwork({name, parameters}, index, all) {
+function addNetwork({name, parameters}, index) {
   const option = document.createElement("label");
   option.innerHTML = '<input type="radio" name="network"><b></b> <small></small> <span class="vote"></span>';
   option.querySelector("b").textContent = name;
   option.querySelector("small").textContent = `${parameters.toLocaleString("en")} parameters`;
   option.querySelector("input").onchange = () => choose(index);
-  option.querySelector("input").checked = index === all.length - 1;
   $("networks").append(option);
   return {name, option};
 }
@@ -274,4 +272,4 @@ placeCursor();
 render();
 show(EMPTY);
 networks = (await (await fetch("networks")).json()).map(addNetwork);
-choose(networks.length - 1);
+networks.at(-1).option.querySelector("input").click();

@@ -117,8 +117,8 @@ class Handler(LocalHandler):
         """Send a file of the page, or the networks as JSON: `name` and `parameters` of each."""
         if self.path not in (*FILES, "/networks"):
             self.send_error(HTTPStatus.NOT_FOUND)
-        elif not self._check_origin():
-            return
+        elif not self._is_own_page():
+            self.send_error(HTTPStatus.FORBIDDEN)
         elif self.path == "/networks":
             networks = [{"name": name, "parameters": parameter_count(model)} for name, model in self.networks]
             self._send_json(networks, HTTPStatus.OK)
@@ -136,25 +136,25 @@ class Handler(LocalHandler):
         size = int(lengths) if re.fullmatch("[0-9]{1,18}", lengths) else 0
         if self.path not in self.server.workers or "Transfer-Encoding" in self.headers or not size:
             self.send_error(HTTPStatus.BAD_REQUEST)
-        elif not self._check_origin():
-            return
+        elif not self._is_own_page():
+            self.send_error(HTTPStatus.FORBIDDEN)
         elif size > MAX_BYTES:
             error = f"No answer: the file has more than {MAX_BYTES // 10**6} MB."
             self._send_json({"error": error}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        elif not self.server.accept_body(self.connection, size):
+        elif not self.server.reserve(self.connection, size):
             self._send_json(BUSY, HTTPStatus.SERVICE_UNAVAILABLE)
         elif len(file := self.rfile.read(size)) == size:  # else the client has gone
-            self.server.wait_for_client(self.connection, math.inf)
+            self.server.set_deadline(self.connection, math.inf)
             answer = self.server.workers[self.path].call(read_digit, self.networks, file, self.path == "/drawing")
             self._send_json(answer or BUSY, HTTPStatus.OK if answer else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    def _check_origin(self) -> bool:
-        """Refuse requests of other pages, also of those whose host name was pointed at this machine."""
-        port, host, origin = self.connection.getsockname()[1], self.headers.get("Host"), self.headers.get("Origin")
-        if host in (f"127.0.0.1:{port}", f"localhost:{port}") and origin in (None, f"http://{host}"):
-            return True
-        self.send_error(HTTPStatus.FORBIDDEN)
-        return False
+    def _is_own_page(self) -> bool:
+        """Whether a request comes from the page itself, and from no other, whose host name may point at this machine.
+
+        The port may differ from the server's: a browser leaves out 80, and a tunnel has its own.
+        """
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        return host.partition(":")[0] in ("127.0.0.1", "localhost") and origin in (None, f"http://{host}")
 
     def _send_json(self, answer: Any, status: HTTPStatus) -> None:
         self._send("application/json", json.dumps(answer).encode(), status)

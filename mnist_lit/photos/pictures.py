@@ -82,7 +82,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(values.astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() == (255, 255):  # as in a drawing of the demo, which should be fast
+        if image.getchannel("A").getextrema() == (255, 255):  # opaque, as most screenshots: this saves memory
             return image.convert("RGB")
         size = [min(side, WORKING_SIZE[1]) for side in image.size]
         pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST))  # a sample of a large picture

@@ -1,6 +1,7 @@
 """`mnist-lit read`: read the handwritten digits in a person's pictures."""
 
 import argparse
+import contextlib
 import csv
 import glob
 import io
@@ -17,12 +18,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from mnist_lit import printable
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.command_parser import READERS
 from mnist_lit.describe import markdown_table
 from mnist_lit.extras import require
-from mnist_lit.files import expand, project_path, write_atomically
+from mnist_lit.files import expand, project_path, save_figure, write_atomically
 from mnist_lit.run.restore import load_classifier
 
 require("read", "photos", "cv2")
@@ -36,6 +38,9 @@ SMALLEST_LOGIT = 1.9
 Probabilities say less: a letter has low logits for all digits, but often one that is far above the others.
 """
 
+MAX_SHOWN = 400
+"""Most digits in predictions.png."""
+
 
 def main(options: argparse.Namespace) -> None:
     """Print a table of the digits read, and write it into predictions.csv in the current folder.
@@ -44,23 +49,26 @@ def main(options: argparse.Namespace) -> None:
         UserError: The checkpoint is not found, or cannot be loaded.
         SystemExit: A picture could not be read.
     """
-    checkpoint = find_checkpoint(options.ckpt_path) if options.ckpt_path else project_path(READERS[-1])
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        checkpoint = find_checkpoint(options.ckpt_path) if options.ckpt_path else project_path(READERS[-1])
     model, _ = load_classifier(checkpoint, options.trust)
     digits, failed = load_digits(options.pictures, options.invert)
     for file, reason in failed.items():
-        print(f"mnist-lit: error: {file}: {reason}.", file=sys.stderr)
+        print(f"mnist-lit: error: {printable(file)}: {reason}.", file=sys.stderr)
     readings = classify(model, digits) if digits else []
     saved = []
     if readings and not options.json:
         rows = [list(readings[0]), *([_cell(value) for value in reading.values()] for reading in readings)]
-        print(markdown_table([[title.replace("_", " ") for title in rows[0]], *rows[1:]]))
+        shown = [[printable(cell) for cell in row] for row in rows[1:]]
+        print(markdown_table([[title.replace("_", " ") for title in rows[0]], *shown]))
         table = io.StringIO(newline="")
         csv.writer(table).writerows(rows)
-        write_atomically(Path("predictions.csv"), table.getvalue().encode())
+        # a name on the disk may be no UTF-8
+        write_atomically(Path("predictions.csv"), table.getvalue().encode(errors="surrogateescape"))
         saved.append("predictions.csv")
     if readings and options.show:
-        _contact_sheet(list(digits.values()), readings).savefig("predictions.png", dpi=100)
-        saved.append("predictions.png")
+        save_figure(_contact_sheet(list(digits.values())[:MAX_SHOWN], readings), Path("predictions.png"), dpi=100)
+        saved.append("predictions.png" + f" (the first {MAX_SHOWN})" * (len(digits) > MAX_SHOWN))
     if options.json:
         errors = [{"file": file, "error": reason} for file, reason in failed.items()]
         print(json.dumps({"pictures": readings, "errors": errors}, indent=1))
@@ -124,7 +132,7 @@ def _glob(path: Path) -> list[Path]:
     """The files that a pattern matches; brackets in the name of an existing folder are not part of the pattern."""
     folder = next(parent for parent in path.parents if parent.is_dir())
     names = glob.glob(str(path.relative_to(folder)), root_dir=folder, recursive=True)  # noqa: PTH207  skips hidden files
-    return [folder / name for name in names]
+    return [path for name in names if (path := folder / name).is_file()]
 
 
 def classify(model: DigitClassifier, digits: dict[str, Array]) -> list[dict[str, Any]]:
@@ -168,6 +176,7 @@ def _contact_sheet(images: list[Array], readings: list[dict[str, Any]]) -> Figur
         panel.axis("off")
     for panel, image, reading in zip(panels, images, readings, strict=False):
         panel.imshow(image, cmap="gray", vmin=0, vmax=255)
-        name = Path(reading["file"]).name.replace("$", r"\$")  # not TeX
-        panel.set_title(f"{name[:16]}\n{reading['digit']} ({reading['confidence']:.0%})", fontsize="small")
+        name = printable(Path(reading["file"]).name)
+        title = f"{name[:16]}\n{reading['digit']} ({reading['confidence']:.0%})"
+        panel.set_title(title, fontsize="small", parse_math=False)  # $ in a name is no TeX
     return figure

@@ -64,12 +64,12 @@ class LocalServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), handler)
         self.socket.setblocking(False)  # else accepting a client that has gone meanwhile waits for the next one
 
-    def wait_for_client(self, connection: socket.socket, seconds: float) -> None:
+    def set_deadline(self, connection: socket.socket, seconds: float) -> None:
         """Set the time in which a client must send or close; infinity while it waits for the server."""
         self._deadlines[connection] = time.monotonic() + seconds
 
-    def accept_body(self, connection: socket.socket, size: int) -> bool:
-        """Whether there is memory for a request body."""
+    def reserve(self, connection: socket.socket, size: int) -> bool:
+        """Reserve memory for a request body; False if there is not enough."""
         self._sizes[connection] = size
         if size <= SMALL_BYTES or sum(self._sizes.copy().values()) <= MAX_PENDING_BYTES:
             return True
@@ -80,7 +80,7 @@ class LocalServer(ThreadingHTTPServer):
         while len(self._deadlines) >= MAX_CONNECTIONS:
             self._hang_up(max(time.monotonic(), min(self._deadlines.copy().values(), default=0)))
             time.sleep(0.005)
-        self.wait_for_client(request, RECEIVE_S)
+        self.set_deadline(request, RECEIVE_S)
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
@@ -120,7 +120,7 @@ class LocalHandler(BaseHTTPRequestHandler):
     def finish(self) -> None:
         """Read what the client still sends: closing before would reset the connection and could lose the answer."""
         super().finish()
-        self.server.wait_for_client(self.connection, LINGER_S)
+        self.server.set_deadline(self.connection, LINGER_S)
         self.connection.shutdown(socket.SHUT_WR)
         while self.connection.recv(65536):
             pass

@@ -129,7 +129,7 @@ def test_table_shows_the_tracked_results() -> None:
 
 def test_table_shows_missing_figures_as_a_dash() -> None:
     fit = {"recipe": "fast", "first_step_s": 10, "fit_s": 40, "epochs": 2, "reached_s": {"97.49": 20}}
-    table = report.table({"recipes": [fit | {"peak_memory_gb": None}], "environment": ""})
+    table = report.table({"recipes": [fit | {"peak_memory_gb": None}], "environments": {}})
     assert "| fast | 2 | 10.0 | 20.0 (30.0) | - | - | 40.0 (50.0) | - |" in " ".join(table.split())
 
 
@@ -145,12 +145,13 @@ def test_results_of_other_parts_are_preserved(
         return tracked["overhead"]
 
     parts = {"overhead": overhead, "recipes": lambda *_: tracked["recipes"]}
-    flags = ["--config=my.yaml", "--rounds=2", "--data.source=sample"]
+    flags = ["--config=my.yaml", "--config", "gpu", "--rounds=2", "--data.source=sample"]
     measure.main(commands.parse("benchmark", ["overhead", *flags]), parts)
     measure.main(commands.parse("benchmark", ["recipes", *flags]), parts)
-    assert calls == [(["--config", "my.yaml", "--data.source=sample"], 2)]
+    assert calls == [(["--config=my.yaml", "--config=gpu", "--data.source=sample"], 2)]
     result = json.loads(Path("lightning_logs/benchmark/benchmark.json").read_text())
-    assert result == {key: tracked[key] for key in parts} | {"environment": result["environment"]}
+    environment = result["environments"]["overhead"]
+    assert result == {key: tracked[key] for key in parts} | {"environments": dict.fromkeys(parts, environment)}
     assert Path("lightning_logs/benchmark/benchmark.md").read_text() in capsys.readouterr().out
 
 
@@ -183,7 +184,7 @@ def test_overhead_and_others_measure_real_runs() -> None:
     others = measure.others(FLAGS, rounds=1, batches=2)
     ways = {"fit, recipe", "fit, 28 px", "plain loop, recipe", "plain loop, 28 px", "per-sample loader", "published"}
     assert set(others["images_per_s"]) == ways
-    table = report.table({"overhead": rows, "others": others, "environment": ""})
+    table = report.table({"overhead": rows, "others": others, "environments": {}})
     assert all(f"| {way} " in table for way in ways)
     assert sorted(path.name for path in Path().iterdir()) == ["data"]
 
@@ -191,13 +192,13 @@ def test_overhead_and_others_measure_real_runs() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("main")
 def test_recipes_measures_whole_fits() -> None:
-    flags = ["--config", "other.yaml", "--data.source=sample", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    flags = ["--config=other.yaml", "--data.source=sample", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
     (row,) = measure.recipes(flags, 1, configs=[("ds_cnn_v2", "fast")])
     assert (row["recipe"], row["epochs"]) == ("ds_cnn_v2 fast", 1)
     assert row["first_step_s"] > 1
     assert row["fit_s"] > 0
     assert 0.3 < row["peak_memory_gb"] < 4
-    assert "| ds_cnn_v2 fast | 1 " in report.table({"recipes": [row], "environment": ""})
+    assert "| ds_cnn_v2 fast | 1 " in report.table({"recipes": [row], "environments": {}})
 
 
 @pytest.mark.slow
@@ -206,6 +207,6 @@ def test_graphs_compares_speeds_and_weights(capsys: pytest.CaptureFixture[str]) 
     part = measure.graphs(SMALL, rounds=1, batch_sizes=(50,))
     assert "CUDA graphs are not used: the run is not on a GPU." in capsys.readouterr().out
     assert part["equal"] == {"repeated": True, "resumed": True, "without graphs": True}
-    assert "| 50 " in (table := report.table({"graphs": part, "environment": ""}))
+    assert "| 50 " in (table := report.table({"graphs": part, "environments": {}}))
     assert "repeated: yes, resumed: yes, without graphs: yes" in table
     assert not measure.equal_weights(SMALL, [*SMALL, "--model.lr=0.001"])["without graphs"]

@@ -12,8 +12,10 @@ Main = Callable[[str], None]
 """Type of the fixture `main`."""
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-REFERENCE = CONFIGS.parent / "lightning_logs" / "reference"
 """Folder of the recipes."""
+
+REFERENCE = CONFIGS.parent / "lightning_logs" / "reference"
+"""Folder of the reference runs."""
 
 TRAIN, TEST = 300, 100
 """Images of the tiny MNIST."""

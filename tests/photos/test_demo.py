@@ -102,10 +102,19 @@ def test_the_wheel_contains_the_networks() -> None:
         assert build["force-include"][reference] == f"mnist_lit/{reference}"
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000"])
+def test_the_port_may_be_that_of_http_or_of_a_tunnel(address: str, host: str) -> None:
+    headers = {"Host": host, "Origin": f"http://{host}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{address}/networks", headers=headers), timeout=60) as answer:
+        assert answer.status == 200
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "body", "code"),
     [
         ("", {"Host": "elsewhere.example:80"}, None, 403),
+        ("", {"Host": "localhost.example"}, None, 403),
+        ("/networks", {"Host": "localhost:8000", "Origin": "http://localhost:3000"}, None, 403),
         ("/../pyproject.toml", {}, None, 404),
         ("/demo.py", {}, None, 404),
         ("/networks", {"Origin": "http://elsewhere.example"}, None, 403),

@@ -87,7 +87,7 @@ def test_a_pen_of_any_width_is_read(kind: str) -> None:
         ("light", 40, 0.92),
     ],
 )
-def test_540_held_out_pictures_in_all_pens_are_read(kind: str, count: int, minimum: float) -> None:
+def test_480_held_out_pictures_in_all_pens_are_read(kind: str, count: int, minimum: float) -> None:
     pictures = [penned(kind, seed, held_out=True) for seed in range(40_000, 40_000 + count)]
     is_right = read(pictures)
     thin = np.array([float(one.paper) < 0.0175 for one in pictures])

@@ -3,6 +3,8 @@
 import csv
 import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +88,33 @@ def test_unreadable_files_are_reported_and_the_others_read(capsys: pytest.Captur
     assert not Path("predictions.png").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.usefixtures("folder")
+def test_file_names_may_hold_any_bytes(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    names = [b"mine/\xff\x1b[31m.jpg", b"mine/two\nlines $x$.jpg"]
+    for name in names:
+        shutil.copy("mine/four.jpg", os.fsdecode(name))
+        Path(os.fsdecode(name) + ".txt").touch()
+    with pytest.raises(SystemExit) as end:
+        cli.main(["read", "mine", "--show"])
+    assert end.value.code == 1
+    out, err = capfdbinary.readouterr()
+    assert b"\x1b" not in out + err
+    assert out.count(b"\n| ") == err.count(b"\n") + 2 == 4
+    assert all(name in Path("predictions.csv").read_bytes() for name in names)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_pattern_matches_no_folders_and_the_sheet_has_a_limit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_lit.photos.read.MAX_SHOWN", 1)
+    Path("mine/other").mkdir()
+    cli.main(["read", "mine/*", "--show"])
+    assert [row["digit"] for row in rows()] == ["4", "7"]
+    assert "predictions.png (the first 1)" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_folder_without_permission_is_reported_and_the_others_read(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -108,15 +137,18 @@ def test_a_folder_without_permission_is_reported_and_the_others_read(
 
 @pytest.mark.usefixtures("folder")
 def test_json_has_digits_and_errors_and_is_all_of_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    last = Path("lightning_logs/ds_cnn_v3/version_0/checkpoints/last.ckpt")
+    last.parent.mkdir(parents=True)
+    shutil.copy(project_path(READERS[-1]), last)
     with pytest.raises(SystemExit) as end:
-        cli.main(["read", "--json", "mine/four.jpg", "nowhere"])
+        cli.main(["read", "--json", "--ckpt_path=last", "mine/four.jpg", "nowhere"])
     assert end.value.code == 1
     out, err = capsys.readouterr()
     answer = json.loads(out)
     (four,) = answer["pictures"]
     assert (four["file"], four["digit"], four["unlike_digits"]) == ("mine/four.jpg", 4, False)
     assert answer["errors"] == [{"file": "nowhere", "error": "no such file"}]
-    assert err == "mnist-lit: error: nowhere: no such file.\n"
+    assert err == f"last: {last}\nmnist-lit: error: nowhere: no such file.\n"
     assert not Path("predictions.csv").exists()
 
 
