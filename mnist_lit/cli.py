@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mnist_lit import UserError, __version__
 from mnist_lit.command_parser import RECIPE, closest
-from mnist_lit.commands import COMMANDS, parse
+from mnist_lit.commands import COMMANDS, EXTRAS, parse
+from mnist_lit.extras import require
 from mnist_lit.signals import stop_on_signals
 
 HELP = f"""usage: mnist-lit COMMAND [OPTION ...]
@@ -60,6 +61,8 @@ def main(args: list[str] | None = None) -> None:
         try:
             with stop_on_signals():
                 given = parse(command, options)
+                if command in EXTRAS:
+                    require(command, *EXTRAS[command])
                 # torch reads it when it is imported: threads that wait must not occupy cores that others need
                 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
                 with _loading_note():  # not before: torch and Lightning take ten seconds

@@ -27,6 +27,14 @@ COMMANDS = {
 }
 """The module of each command, whose `main` takes the result of `parse`, and the command's summary."""
 
+EXTRAS = {
+    "read": ("photos", "cv2"),
+    "search": ("search", "optuna"),
+    "export": ("export", "onnx", "onnxruntime", "onnxscript"),  # torch.onnx.export imports onnxscript
+    "demo": ("demo", "cv2"),
+}
+"""The extra that a command needs, and the extra's modules."""
+
 FIT_OPTIONS = (
     *("--config", "--ckpt_path", "--seed_everything", "--trust", "--watch_test", "--print_config"),
     *("--model", "--data", "--trainer"),

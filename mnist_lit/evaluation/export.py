@@ -11,7 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnxruntime
 import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from mnist_lit import UserError, files
@@ -22,15 +26,7 @@ from mnist_lit.data import official
 from mnist_lit.data.datamodule import EVAL_BATCH_SIZE, MNISTDataModule
 from mnist_lit.describe import describe_environment, multiply_adds, parameter_count
 from mnist_lit.evaluation.images import in_batches
-from mnist_lit.extras import require
 from mnist_lit.run.restore import load_classifier
-
-require("export", "export", "onnx", "onnxruntime", "onnxscript")  # torch.onnx.export imports onnxscript
-
-import onnx  # noqa: E402
-import onnxruntime  # noqa: E402
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static  # noqa: E402
-from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: E402
 
 OPSET = 20
 """ONNX operator set: the first with GridSample as torch exports it (2023)."""

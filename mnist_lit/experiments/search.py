@@ -7,21 +7,17 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import optuna
 import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages.journal import JournalFileBackend
 
 from mnist_lit import UserError, files
 from mnist_lit.callbacks.divergence import DivergedError
 from mnist_lit.describe import describe_environment, markdown_table
 from mnist_lit.experiments.plans import plan_folder, resume_hint
 from mnist_lit.experiments.recipes import resolve
-from mnist_lit.extras import require
 from mnist_lit.run.lightning_cli import run
-
-require("search", "search", "optuna")
-
-import optuna  # noqa: E402
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
-from optuna.storages.journal import JournalFileBackend  # noqa: E402
 
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
 

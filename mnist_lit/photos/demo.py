@@ -12,7 +12,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mnist_lit import UserError
@@ -20,18 +22,12 @@ from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.command_parser import READERS
 from mnist_lit.describe import parameter_count
-from mnist_lit.extras import require
 from mnist_lit.files import project_path
+from mnist_lit.photos.mnist_form import drawing_to_digit, photo_to_digit
+from mnist_lit.photos.pictures import MAX_PIXELS, UnreadableError, open_picture
+from mnist_lit.photos.server import LocalHandler, LocalServer, Workers
 from mnist_lit.run.restore import load_classifier
 from mnist_lit.signals import Stopped
-
-require("demo", "demo", "cv2")
-import cv2  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from mnist_lit.photos.mnist_form import drawing_to_digit, photo_to_digit  # noqa: E402
-from mnist_lit.photos.pictures import MAX_PIXELS, UnreadableError, open_picture  # noqa: E402
-from mnist_lit.photos.server import LocalHandler, LocalServer, Workers  # noqa: E402
 
 MAX_BYTES = 64_000_000
 """Size of the largest upload that is accepted."""

@@ -23,14 +23,10 @@ from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.command_parser import READERS
 from mnist_lit.describe import markdown_table
-from mnist_lit.extras import require
 from mnist_lit.files import expand, project_path, save_figure, write_atomically
+from mnist_lit.photos.mnist_form import photo_to_digit
+from mnist_lit.photos.pictures import Array, UnreadableError, open_picture, unreadable_on_error
 from mnist_lit.run.restore import load_classifier
-
-require("read", "photos", "cv2")
-
-from mnist_lit.photos.mnist_form import photo_to_digit  # noqa: E402
-from mnist_lit.photos.pictures import Array, UnreadableError, open_picture, unreadable_on_error  # noqa: E402
 
 SMALLEST_LOGIT = 1.9
 """2 % of MNIST's training images have no larger logit with the DS_CNN_V3 for photos. For V1 and V2, it is 2.1 and 1.4.

@@ -23,10 +23,11 @@ from mnist_lit.callbacks.figures import FitFigures, TestFigures
 from mnist_lit.callbacks.limits import Limits
 from mnist_lit.callbacks.predictions import PredictionWriter
 from mnist_lit.callbacks.prepared import PreparedImages
+from mnist_lit.callbacks.processes import SyncProcesses
 from mnist_lit.callbacks.progress import ProgressBar
-from mnist_lit.callbacks.record import RunLogger
+from mnist_lit.callbacks.record import RunLogger, RunRecord, log_folders
 from mnist_lit.callbacks.resume import PlateauStep, RandomState, ResumeGuard
-from mnist_lit.callbacks.stopping import SlurmRequeue
+from mnist_lit.callbacks.stopping import SlurmRequeue, StopAfterBatch
 from mnist_lit.callbacks.tuning import Tuning
 from mnist_lit.callbacks.watch_test import WatchTest
 from mnist_lit.checkpoints.io import AtomicCheckpointIO
@@ -110,24 +111,30 @@ def user_callbacks(command: str, options: Namespace) -> list[Callback]:
     return [Tuning(finders), *callbacks] if finders and command == "fit" else callbacks
 
 
-def command_callbacks(
+def own_callbacks(
     command: str,
     options: Namespace,
     logger: Logger | list[Logger] | Literal[False],
-    folder: Path | None,
+    new_folder: Path | None,
+    run_folder: Path | None,
     is_changed: bool,
 ) -> list[Callback]:
-    """The callbacks of a command, in addition to those that every command has.
+    """The project's callbacks for a command, in their order, after those of the user.
 
     Args:
         command: "fit", "validate", "test" or "predict".
         options: The options of the command.
         logger: Its loggers, or False.
-        folder: Folder of the run, or None.
+        new_folder: The folder that was created for a new run, or None.
+        run_folder: The folder of the checkpoint's run, or None.
         is_changed: Whether options differ from those of the checkpoint.
     """
-    trainer = options.trainer
-    callbacks: list[Callback] = []
+    trainer, folder = options.trainer, new_folder or run_folder
+    folders = log_folders(as_list(logger))
+    record = RunRecord(one for one in folders if one == new_folder or not one.exists())
+    # those that may refuse to train precede those that write
+    callbacks: list[Callback] = [ResumeGuard(), Limits()] if command == "fit" else []
+    callbacks += [record, SyncProcesses(), StopAfterBatch()]
     if trainer.enable_progress_bar is not False and not _has(AnyProgressBar, as_list(trainer.callbacks)):
         callbacks.append(ProgressBar())
     if command == "test":
@@ -146,11 +153,6 @@ def command_callbacks(
     if SLURMEnvironment.detect():
         callbacks.append(SlurmRequeue(can_resume(folder, callbacks)))
     return callbacks
-
-
-def guards(command: str) -> list[Callback]:
-    """The callbacks that may refuse to train; they precede those that write."""
-    return [ResumeGuard(), Limits()] if command == "fit" else []
 
 
 def trainer_options(options: Namespace, logger: Any, callbacks: list[Callback]) -> dict[str, Any]:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from mnist_lit import UserError, files
-from mnist_lit.callbacks.processes import SyncProcesses, child_processes, wait_for_children
-from mnist_lit.callbacks.record import RunRecord, log_folders
-from mnist_lit.callbacks.stopping import StopAfterBatch
+from mnist_lit.callbacks.processes import child_processes, wait_for_children
 from mnist_lit.checkpoints.find import find_checkpoint
 from mnist_lit.classifier import DigitClassifier
 from mnist_lit.command_parser import TRUST
@@ -24,7 +23,7 @@ from mnist_lit.files import LOGS, expand, remove_if_empty
 from mnist_lit.run import components, messages, overhead, resume, slurm, workarounds
 from mnist_lit.run.options import Parser, check_options, report_errors
 from mnist_lit.run.recipe import find_recipes, names_backbone
-from mnist_lit.run.restore import check_weights
+from mnist_lit.run.restore import check_weights, report_misfit
 from mnist_lit.signals import kill_at_exit, stop_after_batches
 
 DEFAULTS = {"max_epochs": 15, "devices": 1, "deterministic": "warn", "use_distributed_sampler": False}
@@ -122,7 +121,7 @@ class DigitCLI(LightningCLI):
             folder = resume.run_folder(path)
             if command == "fit" and folder and not prints:
                 self._lock(folder)  # before the checkpoint is loaded, which another process may still replace
-            self.restored = restored = resume.restore(command, options, path, backbone)
+            self.restored = restored = resume.restore(command, options, path, folder, backbone)
         self.run_folder = folder or self.run_folder
         self.contexts.enter_context(workarounds.limit_imports(restored.trusted))
         settings = f"--config={restored.config}"
@@ -176,7 +175,10 @@ class DigitCLI(LightningCLI):
         Raises:
             UserError: They cannot be built from the settings of the checkpoint.
         """
-        with resume.report_misfit(self.restored):
+        with contextlib.ExitStack() as stack:
+            if self.restored:
+                passed = (UserError, MisconfigurationException, OSError)
+                stack.enter_context(report_misfit(self.restored.path, self.restored.checkpoint, passed))
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -192,12 +194,9 @@ class DigitCLI(LightningCLI):
         overhead.keep_freed_memory()
         self.contexts.enter_context(overhead.limit_threads(self.model, self.datamodule.batch_size))
         logger, new_folder = self._logger(command, options)
-        folders = log_folders(components.as_list(logger))
-        record = RunRecord(folder for folder in folders if folder == new_folder or not folder.exists())
         callbacks = [*components.user_callbacks(command, options), *self.extra_callbacks]
-        callbacks += [*components.guards(command), record, SyncProcesses(), StopAfterBatch()]
-        folder = new_folder or self.run_folder
-        callbacks += components.command_callbacks(command, options, logger, folder, bool(self.changed))
+        is_changed = bool(self.changed)
+        callbacks += components.own_callbacks(command, options, logger, new_folder, self.run_folder, is_changed)
         try:
             kwargs |= components.trainer_options(options, logger, callbacks)
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)

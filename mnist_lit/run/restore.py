@@ -41,19 +41,34 @@ def load_classifier(path: str | Path, trust: Collection[str] = ()) -> tuple[Digi
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DigitClassifier, "model")
-    with limit_imports(trust), _report_misfit(path), LimitedMemory(checkpoint):
+    with limit_imports(trust), report_misfit(path, checkpoint):
         model: DigitClassifier = parser.instantiate(parser.parse_object({"model": given["model"]})).model
     check_weights(model, checkpoint)
-    with _report_misfit(path), LimitedMemory(checkpoint):
+    with report_misfit(path, checkpoint):
         model.load_state_dict(checkpoint["state_dict"])
         _check_output(model.eval())
     return model, given["data"]
 
 
 @contextlib.contextmanager
-def _report_misfit(path: str | Path) -> Iterator[None]:
+def report_misfit(
+    path: str | Path, checkpoint: dict[str, Any], passed: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Limit what classes do that a checkpoint names, and report in one line that they do not fit it.
+
+    Args:
+        path: The checkpoint.
+        checkpoint: Its content.
+        passed: Errors that are raised as they are.
+
+    Raises:
+        UserError: A class has raised another error.
+    """
     try:
-        yield
+        with LimitedMemory(checkpoint):
+            yield
+    except passed:
+        raise
     except Exception as error:  # any class may raise any error for the arguments in the file
         denied = DENIED.search(str(error))
         if denied:

@@ -1,13 +1,10 @@
 """A checkpoint as the start of a command: the settings of its run, and what may change."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only  # type: ignore[attr-defined]
 
 from mnist_lit import UserError
@@ -16,7 +13,6 @@ from mnist_lit.checkpoints.trust import foreign_modules
 from mnist_lit.files import LOGS
 from mnist_lit.run.options import duration_s
 from mnist_lit.run.recipe import read_recipe
-from mnist_lit.run.restore import LimitedMemory
 
 
 class Restored(NamedTuple):
@@ -44,13 +40,14 @@ def run_folder(checkpoint: Path) -> Path | None:
     return folders[0] if folders and not _is_reference(checkpoint) else None
 
 
-def restore(command: str, options: Namespace, path: Path, backbone: str | None) -> Restored:
+def restore(command: str, options: Namespace, path: Path, folder: Path | None, backbone: str | None) -> Restored:
     """Load the checkpoint that a command starts from.
 
     Args:
         command: "fit", "validate", "test" or "predict".
         options: The user's options.
         path: The checkpoint.
+        folder: The folder of its run, as `run_folder` returns it.
         backbone: Class path of the network that the user has named, or None.
 
     Raises:
@@ -61,7 +58,6 @@ def restore(command: str, options: Namespace, path: Path, backbone: str | None) 
         raise UserError(f"{path} holds only weights: a run cannot be resumed from it.")
     # a user may name any class; a file may not
     trusted = {*options.trust, *foreign_modules([options.model.as_dict(), options.trainer.as_dict()])}
-    folder = run_folder(path)
     config: dict[str, Any] = settings(checkpoint)
     unknown = config["model"].keys() - vars(options.model).keys()
     if unknown:
@@ -95,24 +91,6 @@ def restore(command: str, options: Namespace, path: Path, backbone: str | None) 
 def _is_reference(path: Path) -> bool:
     """Whether a checkpoint belongs to the tracked reference runs, of this checkout or of another."""
     return any((folder.name, folder.parent.name) == ("reference", LOGS) for folder in path.resolve().parents)
-
-
-@contextlib.contextmanager
-def report_misfit(restored: Restored | None) -> Iterator[None]:
-    """Report in one line that classes cannot be built from the settings of a checkpoint.
-
-    Raises:
-        UserError: They cannot.
-    """
-    try:
-        with LimitedMemory(restored.checkpoint) if restored else contextlib.nullcontext():
-            yield
-    except (UserError, MisconfigurationException, OSError):
-        raise
-    except Exception as error:  # any class may raise any error for the arguments in the file
-        if restored is None:
-            raise
-        raise UserError(f"{restored.path} does not fit its classes: {' '.join(str(error).split())}") from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Exported files, run without this package."""
 
-import importlib
 import math
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,10 +134,3 @@ def test_export_refuses_unsuitable_options(main: Main, options: str, message: st
     with pytest.raises(SystemExit, match=message):
         main(f"export --ckpt_path {CHECKPOINT} {options}")
     assert not Path("digits.onnx").exists()
-
-
-def test_export_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, export.__name__)
-    with pytest.raises(UserError, match="export needs onnx: uv run --extra export"):
-        importlib.import_module(export.__name__)

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from helpers.paper import FONTS, Array, picture, seven
 from PIL import Image, ImageDraw, ImageFont
 
-from mnist_lit import UserError, cli
+from mnist_lit import cli
 from mnist_lit.command_parser import READERS, REFERENCE
 from mnist_lit.data import official
 from mnist_lit.data.variants import add_variants
@@ -229,11 +228,3 @@ def test_help_does_not_import_torch() -> None:
     assert "Example: mnist-lit read" in done.stdout
     assert "argparse" in done.stderr
     assert "torch" not in done.stderr
-
-
-@pytest.mark.parametrize(("command", "extra"), [("read", "photos"), ("demo", "demo")])
-def test_a_missing_opencv_names_the_extra(command: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    monkeypatch.delitem(sys.modules, f"mnist_lit.photos.{command}", raising=False)
-    with pytest.raises(UserError, match=f"needs cv2: uv run --extra {extra} mnist-lit {command}"):
-        import_module(f"mnist_lit.photos.{command}")
