@@ -25,7 +25,7 @@ def write_report(folder: Path, results: list[Result]) -> None:
 
 
 def write_results(folder: Path, results: list[Result], text: str) -> None:
-    """Write results.json, and results.md with the text and where it was measured, which is printed, too."""
+    """Write results.json, and results.md with the text and where it was measured; print the latter."""
     environments = "; ".join(dict.fromkeys(result["environment"] for result in results))
     text = f"{text} {environments}\n"
     files.write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())

@@ -195,8 +195,7 @@ class DigitCLI(LightningCLI):
         self.contexts.enter_context(overhead.limit_threads(self.model, self.datamodule.batch_size))
         logger, new_folder = self._logger(command, options)
         callbacks = [*components.user_callbacks(command, options), *self.extra_callbacks]
-        is_changed = bool(self.changed)
-        callbacks += components.own_callbacks(command, options, logger, new_folder, self.run_folder, is_changed)
+        callbacks += components.own_callbacks(command, options, logger, new_folder, self.run_folder, bool(self.changed))
         try:
             kwargs |= components.trainer_options(options, logger, callbacks)
             trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
