@@ -36,8 +36,10 @@ def run_folder(checkpoint: Path) -> Path | None:
     """The folder of a checkpoint's run; None for a file elsewhere, and for the tracked reference runs."""
     # a user may name a file in the working folder; a name may have folders of its own
     folders = [folder.parent for folder in checkpoint.absolute().parents if folder.name == "checkpoints"]
-    folders = [folder for folder in folders if (folder / "config.yaml").exists()]
-    return folders[0] if folders and not _is_reference(checkpoint) else None
+    folder = next((folder for folder in folders if (folder / "config.yaml").exists()), None)
+    if folder is None or _is_reference(checkpoint):
+        return None
+    return folder.relative_to(Path.cwd()) if Path.cwd() in folder.parents else folder  # short, as it may be shown
 
 
 def restore(command: str, options: Namespace, path: Path, folder: Path | None, backbone: str | None) -> Restored:

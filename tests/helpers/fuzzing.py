@@ -20,7 +20,7 @@ from hypothesis.strategies import SearchStrategy
 from helpers.processes import FULL, begin, exit_code, finish, printed
 from mnist_lit import cli
 
-SECONDS = float(os.environ.get("FUZZ_S", 600 if FULL else 10))
+SECONDS = float(os.environ.get("FUZZ_S", 600 if FULL else 6))
 """Duration of each fuzz; FUZZ_S overrides it."""
 
 MAX_MEMORY = 2 * 2**30
