@@ -41,6 +41,11 @@ def expand(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  Path's raises on an unknown user
 
 
+def logs_folder(root: str | Path | None) -> Path:
+    """Folder of all runs below a value of `--trainer.default_root_dir`."""
+    return expand(str(root or ".")) / LOGS
+
+
 @contextlib.contextmanager
 def where_supported() -> Iterator[None]:
     """Ignore that the file system does not support the operation."""

@@ -116,6 +116,9 @@ class Preprocess(nn.Module):
         UserError: The image size is below 8, or the threshold out of range.
     """
 
+    like: Tensor
+    """One value, whose type is that of the result: it changes with the weights."""
+
     def __init__(
         self,
         image_size: int,
@@ -127,7 +130,6 @@ class Preprocess(nn.Module):
         square_ink: bool = False,
     ) -> None:
         super().__init__()
-        self.like: Tensor
         if image_size < 8:
             raise UserError(f"--model.image_size must be 8 or more, not {image_size}.")
         if not 0 <= threshold < 1:
@@ -141,7 +143,7 @@ class Preprocess(nn.Module):
         resize = F.interpolate(columns, (image_size, DIGIT_SIZE), mode="bilinear", align_corners=False, antialias=True)
         # not a buffer: weight averaging would average it, too, and change its last bits
         self.resize = resize[0, 0]  # (image_size, 28)
-        self.register_buffer("like", torch.zeros(()), persistent=False)  # the result has its type
+        self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels 0..255 (N, 1, 28, 28) of any dtype to the backbone's input, float (N, 1, image_size, image_size)."""

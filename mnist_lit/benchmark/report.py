@@ -1,6 +1,7 @@
 """Summarize and print a benchmark's results."""
 
 import statistics
+from collections import defaultdict
 from typing import Any
 
 from mnist_lit.benchmark.timing import TARGETS
@@ -43,14 +44,12 @@ def table(result: dict[str, Any]) -> str:
         equal = ", ".join(f"{name}: {'yes' if is_equal else 'no'}" for name, is_equal in part["equal"].items())
         line = f"Weights of a fit with graphs, bitwise equal to those of the fit {equal}."
         parts.append(f"{markdown_table(cells)}\n{line}\n")
-    measured_in = result["environments"]
-    environments = list(dict.fromkeys(measured_in.values()))
-    if len(environments) == 1:
-        return "\n".join([*parts, f"{environments[0]}\n"])
-    names = [
-        ", ".join(name for name in measured_in if measured_in[name] == environment) for environment in environments
-    ]
-    return "\n".join([*parts, *(f"{name}: {one}\n" for name, one in zip(names, environments, strict=True))])
+    environments: defaultdict[str, list[str]] = defaultdict(list)
+    for name, environment in result["environments"].items():
+        environments[environment].append(name)
+    for environment, names in environments.items():
+        parts.append(f"{environment}\n" if len(environments) == 1 else f"{', '.join(names)}: {environment}\n")
+    return "\n".join(parts)
 
 
 def _format(values: dict[str, float], form: str = ".2f") -> str:

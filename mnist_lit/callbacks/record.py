@@ -97,9 +97,8 @@ class RunRecord(Callback):
             logger.experiment.add_custom_scalars(CHARTS)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if not trainer.is_global_zero or self.first_step not in (None, trainer.global_step):
-            return
-        if not self.new_folders:
+        has_begun = self.first_step not in (None, trainer.global_step)
+        if not trainer.is_global_zero or has_begun or not self.new_folders:
             return
         for logger in trainer.loggers:
             with contextlib.suppress(OSError):  # the disk may be full

@@ -161,8 +161,11 @@ def neighbors(path: Path) -> list[Path]:
 
 
 def settings(checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings of the classifier ("model") and of the data module ("data") of a loaded checkpoint."""
+    """The settings of the classifier ("model") and of the data module ("data") of a loaded checkpoint.
+
+    Those that Lightning has added, such as `_instantiator`, are left out.
+    """
     return {
         part: {name: value for name, value in checkpoint.get(key, {}).items() if not str(name).startswith("_")}
-        for part, key in SETTINGS.items()  # without Lightning's own, such as _instantiator
+        for part, key in SETTINGS.items()
     }

@@ -10,7 +10,6 @@ from typing import Any
 from mnist_lit import UserError, files
 from mnist_lit.command_parser import command_line
 from mnist_lit.experiments.recipes import Recipe
-from mnist_lit.files import LOGS
 from mnist_lit.signals import Stopped
 
 PLAN = "plan.json"
@@ -28,7 +27,7 @@ def plan_folder(command: str, options: argparse.Namespace, recipe: Recipe, plan:
     Raises:
         UserError: No folder has the same plan.
     """
-    parent = files.expand(str(recipe.options["trainer"]["default_root_dir"] or ".")) / LOGS / command
+    parent = files.logs_folder(recipe.options["trainer"]["default_root_dir"]) / command
     begun_with = command_line(["mnist-lit", command, *(arg for arg in options.given if arg != "--resume")])
     plan = {"begun_with": begun_with, "seeds": options.seeds, **plan}
     if not options.resume:

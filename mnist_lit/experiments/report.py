@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lit import files
-from mnist_lit.callbacks.figures import COLORS
+from mnist_lit.callbacks.drawings import COLORS
 from mnist_lit.describe import markdown_table
 from mnist_lit.experiments.recipes import run_folder
 from mnist_lit.experiments.runs import Result

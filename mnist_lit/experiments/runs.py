@@ -139,9 +139,10 @@ def open_folder(folder: Path, run: Run) -> Iterator[Result | None]:
     # another comparison may have been resumed, too; a worker may survive its killed comparison and still write here
     with files.lock_folder(own_folder):
         saved = load_result(folder, run)
-        for path in own_folder.iterdir():
-            if saved is None and path.name != files.LOCK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if saved is None:
+            for path in own_folder.iterdir():
+                if path.name != files.LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield saved
 
 

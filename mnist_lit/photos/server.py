@@ -69,7 +69,7 @@ class LocalServer(ThreadingHTTPServer):
         self._deadlines[connection] = time.monotonic() + seconds
 
     def reserve(self, connection: socket.socket, size: int) -> bool:
-        """Reserve memory for a request body; False if there is not enough."""
+        """Reserve memory for a request body of `size` bytes; False if there is not enough."""
         self._sizes[connection] = size
         if size <= SMALL_BYTES or sum(self._sizes.copy().values()) <= MAX_PENDING_BYTES:
             return True

@@ -19,7 +19,7 @@ from mnist_lit.classifier import DigitClassifier
 from mnist_lit.command_parser import TRUST
 from mnist_lit.commands import LIGHTNING_HELP
 from mnist_lit.data.datamodule import MNISTDataModule
-from mnist_lit.files import LOGS, expand, remove_if_empty
+from mnist_lit.files import remove_if_empty
 from mnist_lit.run import components, messages, overhead, resume, slurm, workarounds
 from mnist_lit.run.options import Parser, check_options, report_errors
 from mnist_lit.run.recipe import find_recipes, names_backbone
@@ -162,7 +162,7 @@ class DigitCLI(LightningCLI):
     @property
     def logs(self) -> Path:
         """Folder of all runs."""
-        return expand(str(self.config[self.config.subcommand].trainer.default_root_dir or ".")) / LOGS
+        return files.logs_folder(self.config[self.config.subcommand].trainer.default_root_dir)
 
     def before_instantiate_classes(self) -> None:
         resumes = self.restored is not None and self.restored.run_folder is not None

@@ -34,7 +34,7 @@ class FinishedError(UserError):
 
 def run_folder(checkpoint: Path) -> Path | None:
     """The folder of a checkpoint's run; None for a file elsewhere, and for the tracked reference runs."""
-    # a user may name a file in the working folder; a name may have folders of its own
+    # absolute, as a user may name a file in the working folder; all, as a file's name may contain folders
     folders = [folder.parent for folder in checkpoint.absolute().parents if folder.name == "checkpoints"]
     folder = next((folder for folder in folders if (folder / "config.yaml").exists()), None)
     if folder is None or _is_reference(checkpoint):

@@ -9,7 +9,7 @@ from helpers.tensorboard import Server
 from matplotlib.figure import Figure
 
 from mnist_lit.callbacks import figures
-from mnist_lit.callbacks.figures import WIDTH, draw_accuracy, draw_confusion, draw_misread
+from mnist_lit.callbacks.drawings import WIDTH, draw_accuracy, draw_confusion, draw_misread
 from mnist_lit.run.lightning_cli import run
 
 
